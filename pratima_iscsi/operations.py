@@ -1,0 +1,100 @@
+"""What a front end asks of a group: writes, zeroes, updates, flushes, and how they complete.
+
+A *record* is an admitted write: it has a sequence, owns its payload, and is shared, unchanged, by
+the local volume, every link's queue and the wire. One rule: a record is immutable once admitted.
+"""
+
+import enum
+from collections.abc import Callable
+from typing import Protocol
+
+Buffer = bytes | bytearray | memoryview
+
+Done = Callable[[OSError | None], None]
+"""Told once when an operation has settled: None for success, else the cause."""
+
+ReadDone = Callable[[Buffer | None, OSError | None], None]
+"""Told once when a read has settled: the bytes, or the cause."""
+
+Transform = Callable[[bytes], bytes | None]
+"""Old bytes of a range to new bytes of the same length, or None to leave them as they are."""
+
+UpdateDone = Callable[[bool, OSError | None], None]
+"""Told once when an update has settled: whether it wrote, and the cause of a failure."""
+
+
+class RecordKind(enum.IntEnum):
+    """Every kind of record in a link's stream; the numbers are on the wire and in the journal."""
+
+    WRITE = 1
+    """A host's write: whole, with its data."""
+    ZERO = 2
+    """UNMAP or WRITE SAME of zeros: a range that reads as zeros afterwards, no data."""
+    RESIZE = 3
+    """A volume's new size in ``length``."""
+    BOOKMARK = 4
+    """A named point in the write order."""
+    GENERATION = 5
+    """The first record of a generation: id, parent, branch position."""
+    FLUSH = 16
+    """A flush marker: what stands before it is committed at once."""
+    RESYNC = 17
+    """Whole blocks as the primary has them now."""
+    RESYNC_ZERO = 18
+    """Whole blocks that the primary reads as zeros: a range, no data."""
+    BEGIN = 19
+    """A resync transaction begins."""
+    END = 20
+    """A resync transaction ends: the position and history digest that it brings the replica to."""
+    VERIFY = 21
+    """A range and the digests of its blocks, to be compared."""
+
+
+COUNTED = frozenset({RecordKind.WRITE, RecordKind.ZERO, RecordKind.RESIZE, RecordKind.BOOKMARK})
+"""Kinds that a position counts and a history digest covers."""
+
+
+class Storage(Protocol):
+    """What a logical unit asks of its volume. Offsets and lengths are bytes.
+
+    Every call ends in exactly one call of its ``done``, perhaps before it returns. A write's data
+    is copied before the call returns, so the caller may reuse its buffer. Overlapping operations
+    take effect in the order of the calls.
+    """
+
+    @property
+    def size(self) -> int:
+        """Bytes of the volume now (it may grow)."""
+
+    @property
+    def transfer_bytes_max(self) -> int:
+        """Longest write in bytes."""
+
+    @property
+    def thin(self) -> bool:
+        """Whether zeroing gives space back (else UNMAP is not offered)."""
+
+    def read(self, offset: int, length: int, done: ReadDone) -> None:
+        """Read ``length`` bytes; sees every write whose ``done`` was told."""
+
+    def write(self, offset: int, data: Buffer, fua: bool, done: Done) -> None:
+        """Write all of ``data``, whole; with ``fua`` it is on stable storage when done."""
+
+    def zero(self, offset: int, length: int, fua: bool, done: Done) -> None:
+        """Make a range read as zeros, giving its space back where the volume can."""
+
+    def update(
+        self, offset: int, length: int, transform: Transform, fua: bool, done: UpdateDone
+    ) -> None:
+        """Read, transform and write one range as one atomic step (COMPARE AND WRITE, ORWRITE)."""
+
+    def flush(self, done: Done) -> None:
+        """Bring everything written before this call to stable storage."""
+
+    def allocated(self, offset: int, length: int) -> tuple[bool, int]:
+        """Whether the byte at ``offset`` has space, and for how many bytes that stays so
+        (at least 1, ``length`` at the most)."""
+
+    def settle(self, done: Callable[[], None]) -> None:
+        """Tell ``done`` once every operation called before has settled LOCALLY (writes that only
+        wait for a replica count as settled): what ABORT TASK and resets wait for."""

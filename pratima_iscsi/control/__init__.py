@@ -1,0 +1,1 @@
+"""Requests and status as typed values, and the client of a daemon's control socket."""

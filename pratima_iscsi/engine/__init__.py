@@ -1,0 +1,1 @@
+"""Runs the core on its edges: the only code that knows both."""

@@ -1,0 +1,1 @@
+"""Links, handshake rules, messages, wire, and the replica's side: sans I/O."""

@@ -1,0 +1,158 @@
+"""The wire form of a batch: one frame is a fixed header, a table of entries, the payloads, a digest.
+
+The same frame, byte for byte, is what the replica's journal keeps. One rule: decode rejects and
+never guesses; it checks every length before it looks further and raises RemoteProtocolError.
+
+    header | entry 0 … entry n-1 | payload 0 … payload n-1 | xxh3-64 of all before
+"""
+
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from xxhash import xxh3_64_intdigest
+
+from pratima_iscsi.errors import RemoteProtocolError
+from pratima_iscsi.limits import BATCH_RECORDS_MAX, FRAME_BYTES_MAX
+from pratima_iscsi.operations import COUNTED, RecordKind
+from pratima_iscsi.replication.records import ENTRY, Record
+
+MAGIC: Final = b"PRTM"
+VERSION: Final = 1
+PROTOCOL_VERSION: Final = 1
+
+HEADER: Final = struct.Struct(">4sHHII16s16sQQQ")
+"""magic, version, flags, records, payload bytes, group id, session nonce, source incarnation,
+link sequence of the first record, generation of the first record"""
+
+_DIGEST: Final = struct.Struct(">Q")
+FRAME_BYTES_LEAST: Final = HEADER.size + _DIGEST.size
+
+COMMIT_NOW: Final = 1
+"""Header flag: the replica syncs its journal at once after this batch."""
+
+_WITHOUT_PAYLOAD = frozenset({RecordKind.ZERO, RecordKind.RESIZE, RecordKind.RESYNC_ZERO, RecordKind.FLUSH})
+_WITH_DATA = frozenset({RecordKind.WRITE, RecordKind.RESYNC})
+_KINDS = frozenset(RecordKind)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchHeader:
+    """What stands before a batch's records."""
+
+    group: bytes
+    session: bytes
+    incarnation: int
+    first_n: int
+    generation: int
+    commit_now: bool = False
+
+
+class Entry:
+    """One decoded record: the fields of its table entry, and its payload as a view of the frame."""
+
+    __slots__ = ("entry", "kind", "length", "offset", "payload", "sequence", "volume")
+
+    def __init__(
+        self,
+        entry: memoryview,
+        fields: tuple[int, ...],
+        payload: memoryview,
+    ) -> None:
+        self.entry = entry
+        self.kind, _, self.volume, _, self.sequence, self.offset, self.length = fields
+        self.payload = payload
+
+    def __repr__(self) -> str:
+        name = RecordKind(self.kind).name
+        return f"<{name} {self.sequence} v{self.volume} {self.offset}+{self.length}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A decoded frame; ``frame`` is the whole of it, and every payload is a view of it."""
+
+    header: BatchHeader
+    frame: memoryview
+    entries: tuple[Entry, ...]
+
+    @property
+    def last_n(self) -> int:
+        """Link sequence of the last record."""
+        return self.header.first_n + len(self.entries) - 1
+
+
+def encode_batch(header: BatchHeader, records: Sequence[Record]) -> bytearray:
+    """The frame of ``records`` (1 to BATCH_RECORDS_MAX of them), ready to be sent."""
+    assert 0 < len(records) <= BATCH_RECORDS_MAX
+    payloads = [record.payload for record in records]
+    head = HEADER.pack(
+        MAGIC,
+        VERSION,
+        COMMIT_NOW if header.commit_now else 0,
+        len(records),
+        sum(map(len, payloads)),
+        header.group,
+        header.session,
+        header.incarnation,
+        header.first_n,
+        header.generation,
+    )
+    frame = bytearray().join((head, *(r.entry for r in records), *payloads, bytes(_DIGEST.size)))
+    with memoryview(frame) as view:
+        digest = xxh3_64_intdigest(view[: -_DIGEST.size])
+    _DIGEST.pack_into(frame, len(frame) - _DIGEST.size, digest)
+    return frame
+
+
+def peek_session(frame: memoryview) -> tuple[bytes, bytes]:
+    """Group id and session nonce of a frame, before anything else in it is believed."""
+    if not FRAME_BYTES_LEAST <= len(frame) <= FRAME_BYTES_MAX:
+        raise RemoteProtocolError(f"frame of {len(frame)} bytes")
+    magic, version, _, _, _, group, session, *_ = HEADER.unpack_from(frame)
+    if magic != MAGIC:
+        raise RemoteProtocolError("not a Pratima frame")
+    if version != VERSION:
+        raise RemoteProtocolError(f"frame version {version}, this side speaks {VERSION}")
+    return group, session
+
+
+def decode_batch(frame: memoryview) -> Batch:
+    """The batch in ``frame``, whole and checked; raises RemoteProtocolError for anything else."""
+    peek_session(frame)
+    _, _, flags, count, payload_bytes, group, session, incarnation, first_n, generation = (
+        HEADER.unpack_from(frame)
+    )
+    if flags & ~COMMIT_NOW or not 0 < count <= BATCH_RECORDS_MAX or not first_n:
+        raise RemoteProtocolError("batch header: reserved flags, record count or sequence")
+    table_end = HEADER.size + count * ENTRY.size
+    if len(frame) != table_end + payload_bytes + _DIGEST.size:
+        raise RemoteProtocolError("batch header: lengths do not add up")
+    body = frame[: -_DIGEST.size]
+    if _DIGEST.unpack_from(frame, len(body))[0] != xxh3_64_intdigest(body):
+        raise RemoteProtocolError("frame digest differs")
+    header = BatchHeader(
+        bytes(group), bytes(session), incarnation, first_n, generation, bool(flags & COMMIT_NOW)
+    )
+    return Batch(header, frame, tuple(_entries(frame[:table_end], body[table_end:])))
+
+
+def _entries(table: memoryview, payloads: memoryview) -> Iterator[Entry]:
+    at = 0
+    for index in range(HEADER.size, len(table), ENTRY.size):
+        raw = table[index : index + ENTRY.size]
+        fields = ENTRY.unpack(raw)
+        kind, flags, _, size, sequence, offset, length = fields
+        if kind not in _KINDS or flags:
+            raise RemoteProtocolError(f"record kind {kind}, flags {flags}")
+        if (sequence != 0) != (kind in COUNTED):
+            raise RemoteProtocolError(f"record kind {kind} with sequence {sequence}")
+        if size > len(payloads) - at or offset + length > 1 << 63:
+            raise RemoteProtocolError("record beyond its frame")
+        if (kind in _WITHOUT_PAYLOAD and size) or (kind in _WITH_DATA and size != length):
+            raise RemoteProtocolError(f"record kind {kind} with {size} bytes for {length}")
+        yield Entry(raw, fields, payloads[at : at + size])
+        at += size
+    if at != len(payloads):
+        raise RemoteProtocolError("payload bytes that no record owns")

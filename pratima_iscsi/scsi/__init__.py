@@ -1,0 +1,1 @@
+"""SCSI: CDBs, sense, VPD pages, mode pages, the logical unit. Sans I/O, shared by both front ends."""

@@ -74,8 +74,8 @@ class Welcome(Message, frozen=True, tag="welcome"):
     ancestry: Ancestry
     incarnation: Number
     """Source incarnation whose link sequences follow; 0: none."""
-    received: Number
     durable: Number
+    """Last durable link sequence; a replica syncs what it has received before it answers."""
     transaction: Number
     """Open resync transaction, 0: none."""
     direct: bool
@@ -84,8 +84,6 @@ class Welcome(Message, frozen=True, tag="welcome"):
     """The last transaction whose END is durable, 0: none."""
     staging_bytes: Number
     """Room for a staged transaction."""
-    received_history: Id
-    """History digest at the last RECEIVED record."""
 
 
 class Refused(Message, frozen=True, tag="refused"):

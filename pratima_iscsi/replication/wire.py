@@ -16,7 +16,7 @@ from xxhash import xxh3_64_intdigest
 from pratima_iscsi.errors import RemoteProtocolError
 from pratima_iscsi.limits import BATCH_RECORDS_MAX, FRAME_BYTES_MAX
 from pratima_iscsi.operations import COUNTED, RecordKind
-from pratima_iscsi.replication.records import ENTRY, Record
+from pratima_iscsi.records import ENTRY, Record
 
 MAGIC: Final = b"PRTM"
 VERSION: Final = 1

@@ -1,0 +1,66 @@
+# One command for each thing that a person or a machine wants. Everything happens in this directory:
+# the virtual environment is .venv, and `make clean` removes all that the others made but that.
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test lint types layers format bench venv system-packages clean distclean
+
+# The first Python of 3.11 or later that this machine has.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; \
+	done)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PYTEST_ARGS ?=
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+quickstart: $(VENV)/.installed ## a target and a replica on loopback, written through a real login, compared
+	@$(BIN)/python packaging/quickstart.py
+
+test: system-packages $(VENV)/.installed-dev lint types layers ## every check and test that this machine can run
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(VENV)/.installed-dev
+	$(BIN)/mypy --strict pratima_iscsi
+
+layers: $(VENV)/.installed-dev
+	$(BIN)/lint-imports --no-cache
+
+format: $(VENV)/.installed-dev ## lay out the sources as `make test` wants them
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+bench: $(VENV)/.installed-dev ## this target beside tgtd, with and without a replica
+	$(BIN)/python -m benchmarks
+
+venv: $(VENV)/.installed-dev ## the virtual environment with all that development needs
+
+system-packages: # what tests want of the system: installed where that is allowed, else named
+	@.ci/system-packages
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "No Python of 3.11 or later here: apt-get install python3 python3-venv" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+		|| { echo "$(PYTHON) cannot make virtual environments: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: setup.cfg pyproject.toml | $(BIN)/python
+	$(PIP) install --quiet --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: setup.cfg pyproject.toml | $(BIN)/python
+	$(PIP) install --quiet --editable '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+clean: ## remove what builds and tests left behind
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* quickstart-data
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean ## and the virtual environment
+	rm -rf $(VENV)

@@ -83,3 +83,51 @@ INLINE_FAST_SECONDS: Final = 0.002
 WRITER_DWELL_SECONDS: Final = 10.0
 ADMISSIONS_MAX: Final = 4096
 """Operations that may wait for a barrier or for room; front ends bound theirs by queue depth."""
+
+# --- the embedded portal -----------------------------------------------------------------------
+PORTAL_CONNECTIONS_MAX: Final = 128
+"""Connections of one portal, those that still log in among them."""
+PORTAL_LOGINS_MAX: Final = 32
+"""Connections of one portal that have not logged in yet."""
+PORTAL_SESSIONS_MAX: Final = 64
+LISTEN_BACKLOG: Final = 64
+LOGIN_SECONDS_MAX: Final = 15.0
+LOGIN_EXCHANGES_MAX: Final = 16
+LOGIN_PDU_BYTES_MAX: Final = 8 * KIB
+"""Data segment of a PDU before the operational negotiation has ended (RFC 7143 13.12)."""
+TEXT_BYTES_MAX: Final = 64 * KIB
+"""Text of one request, all its PDUs together."""
+TEXT_KEYS_MAX: Final = 64
+TEXT_KEY_BYTES_MAX: Final = 63
+TEXT_VALUE_BYTES_MAX: Final = 8 * KIB
+ISCSI_NAME_BYTES_MAX: Final = 223
+CHAP_BINARY_BYTES_MAX: Final = 1024
+CHAP_CHALLENGE_BYTES: Final = 32
+QUEUE_DEPTH_MAX: Final = 128
+"""Commands of one session at once: its CmdSN window."""
+IMMEDIATE_COMMANDS_MAX: Final = 16
+"""Commands for immediate delivery of one session at once, beside the window."""
+RECEIVE_SEGMENT_BYTES_MAX: Final = 256 * KIB
+"""MaxRecvDataSegmentLength that the portal declares."""
+BURST_BYTES_MAX: Final = MIB
+FIRST_BURST_BYTES_MAX: Final = 256 * KIB
+"""Unsolicited data of one write; a session's window times this may wait for the rest."""
+DATA_OUT_BYTES_MAX: Final = 16 * MIB
+"""Data asked for by R2T and not yet executed, per session; one larger write goes alone."""
+DATA_IN_BYTES_MAX: Final = 16 * MIB
+"""Data-in of reads under way or queued for the socket, per session; one larger read goes alone."""
+OUTPUT_BYTES_MAX: Final = 8 * MIB
+"""Answers queued for a socket; above it nothing more is read from that socket."""
+SEND_BUFFERS_MAX: Final = 512
+"""Buffers handed to one system call (IOV_MAX is 1024)."""
+RECEIVE_BUFFER_BYTES: Final = MIB
+LOGIN_BUFFER_BYTES: Final = 16 * KIB
+ADDITIONAL_HEADER_BYTES_MAX: Final = 1020
+PING_SECONDS: Final = 15.0
+"""Silence after which the portal pings an initiator."""
+PING_TIMEOUT_SECONDS: Final = 30.0
+"""Silence after which it drops the connection."""
+LOGOUT_GRACE_SECONDS: Final = 3.0
+"""How long a planned shutdown waits for the logouts that it asked for."""
+INITIATOR_TASKS_MAX: Final = 1024
+"""Commands that our own initiator queues at once."""

@@ -39,6 +39,8 @@ RETURN_STEADY_SECONDS: Final = 10.0
 """How long a link must be steady before a degraded one makes writes wait again."""
 HEARTBEAT_SECONDS: Final = 1.0
 PEER_DEAD_SECONDS: Final = 3.0
+SILENCE_SECONDS_MAX: Final = 15.0
+"""Silence after which a session is given up and a handshake tried."""
 STALL_SECONDS: Final = 3.0
 """Data outstanding and no progress of RECEIVED for so long ends the session."""
 HANDSHAKE_SECONDS: Final = 5.0
@@ -57,6 +59,9 @@ RESYNC_READS_MAX: Final = 4
 SWEEP_BYTES_MAX: Final = 4 * MIB
 RESYNC_RATE_MIN_BYTES: Final = 5 * MIB
 VERIFY_BYTES_MAX: Final = MIB
+HOLE_BYTES_MAX: Final = GIB
+"""Longest range of zeros that one resync record carries."""
+UNREADABLE_RETRY_SECONDS: Final = 10.0
 VERIFIES_MAX: Final = 8
 """Verify records of one link that wait for their answer."""
 OVERFLOWS_ALARM: Final = 3

@@ -12,9 +12,10 @@ from collections.abc import Iterable
 from pratima_iscsi.limits import BATCH_BYTES_MAX, BATCH_RECORDS_MAX, RECORD_OVERHEAD_BYTES
 from pratima_iscsi.operations import RecordKind
 from pratima_iscsi.positions import NO_GENERATION
-from pratima_iscsi.records import GenerationBegin, Record
+from pratima_iscsi.records import End, GenerationBegin, Record
 
 _GENERATION = RecordKind.GENERATION
+_END = RecordKind.END
 
 
 class OrderedLog:
@@ -54,7 +55,7 @@ class LinkQueue:
     Invariant: the record at place i, sent ones first, has link sequence ``first_n`` + i.
     """
 
-    __slots__ = ("first_n", "generation", "log", "sent", "sent_bytes", "unsent", "unsent_bytes")
+    __slots__ = ("first_n", "generation", "log", "numbered", "sent", "sent_bytes", "unsent", "unsent_bytes")
 
     def __init__(self, log: OrderedLog) -> None:
         self.log = log
@@ -65,6 +66,8 @@ class LinkQueue:
         self.unsent_bytes = 0
         self.generation = NO_GENERATION
         """Generation of the first unsent record."""
+        self.numbered = 0
+        """How many records, from the first on, were ever sent and so keep their link sequence."""
 
     def __len__(self) -> int:
         return len(self.sent) + len(self.unsent)
@@ -93,8 +96,8 @@ class LinkQueue:
     def take_batch(self) -> tuple[int, int, list[Record]]:
         """Move one batch from unsent to sent: its first link sequence, its generation, its records.
 
-        A GENERATION record only ever stands first in a batch, so that the header's generation holds
-        for all of it.
+        A GENERATION record only ever stands first in a batch, and END last, so that the header's
+        generation holds for all of it.
         """
         first_n, unsent, batch = self.next_n, self.unsent, []
         size = 0
@@ -104,13 +107,19 @@ class LinkQueue:
                 break
             batch.append(unsent.popleft())
             size += len(record.payload)
+            if record.entry[0] == _END:
+                break
         if batch[0].entry[0] == _GENERATION:
             self.generation = GenerationBegin.decode(batch[0].payload).generation
+        generation = self.generation
+        if batch[-1].entry[0] == _END:
+            self.generation = End.decode(batch[-1].payload).history.position.generation
         self.sent.extend(batch)
+        self.numbered = max(self.numbered, len(self.sent))
         cost = size + RECORD_OVERHEAD_BYTES * len(batch)
         self.unsent_bytes -= cost
         self.sent_bytes += cost
-        return first_n, self.generation, batch
+        return first_n, generation, batch
 
     def confirm(self, durable_n: int) -> list[Record]:
         """Take out every sent record up to link sequence ``durable_n``; an old one takes none."""
@@ -121,6 +130,7 @@ class LinkQueue:
         assert count <= len(sent), "acknowledged beyond what was sent"
         confirmed = [sent.popleft() for _ in range(count)]
         self.first_n += count
+        self.numbered -= count
         self.sent_bytes -= sum(record.cost for record in confirmed)
         self.log.release(confirmed)
         return confirmed
@@ -134,7 +144,7 @@ class LinkQueue:
             self.unsent.appendleft(record)
         self.unsent_bytes += self.sent_bytes
         self.sent_bytes = 0
-        assert not self.unsent or self.first_n == next_n, "a session must begin where the queue does"
+        assert not self.numbered or self.first_n == next_n, "a session must begin where the queue does"
         self.first_n = next_n
 
     def drop(self, *, sent_too: bool) -> list[Record]:
@@ -142,6 +152,7 @@ class LinkQueue:
         dropped = list(self.unsent)
         self.unsent.clear()
         self.unsent_bytes = 0
+        self.numbered = 0 if sent_too else min(self.numbered, len(self.sent))
         if sent_too:
             dropped = [*self.sent, *dropped]
             self.sent.clear()

@@ -1,0 +1,152 @@
+"""Effects: what a source's state machine asks its engine to do, as values.
+
+The engine carries out one call's effects in their order, before the next event: what is persisted
+stands before what depends on it. One rule: an effect stands for a whole batch, never for one write
+of many.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pratima_iscsi.blocks import BlockRange
+from pratima_iscsi.operations import Done
+from pratima_iscsi.positions import History
+from pratima_iscsi.replication.messages import Message
+
+if TYPE_CHECKING:
+    from pratima_iscsi.backstore import Operation
+
+
+@dataclass(frozen=True, slots=True)
+class WriteLocal:
+    """Write these to their volumes, in this order; answer with ``local_done``."""
+
+    operations: Sequence["Operation"]
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateLocal:
+    """Read the range, in order with the writes before it, and apply ``operation.transform``; answer
+    with ``update_read``."""
+
+    operation: "Operation"
+
+
+@dataclass(frozen=True, slots=True)
+class FlushLocal:
+    """Fdatasync the volume, begun now or later, off the loop; answer with ``local_done``."""
+
+    operation: "Operation"
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """Tell each operation's ``done``."""
+
+    operations: Sequence["Operation"]
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """Tell ``done``: every operation before has settled locally."""
+
+    done: "Done"
+
+
+@dataclass(frozen=True, slots=True)
+class SendControl:
+    """Send a control message on link ``link``."""
+
+    link: int
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSession:
+    """Open a fresh data channel; answer with ``data_ready`` or ``data_lost``."""
+
+    link: int
+    session: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CloseSession:
+    """Close the data channel, with whatever it still holds."""
+
+    link: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendFrame:
+    """Send one frame on the data channel."""
+
+    link: int
+    frame: bytearray
+
+
+@dataclass(frozen=True, slots=True)
+class ReadBlocks:
+    """Read ranges in order with the writes before; answer with ``blocks_read``.
+
+    A range may be answered in part, from its beginning. With ``sweep`` only the page cache may
+    answer at once; where it cannot, the answer to that range is None.
+    """
+
+    link: int
+    read: int
+    ranges: tuple[BlockRange, ...]
+    sweep: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BlocksRead:
+    """The answer for one range: ``blocks`` of it from its beginning; no data: they read as zeros."""
+
+    blocks: int
+    data: bytes | None = None
+    error: OSError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PersistGeneration:
+    """Erase the clean mark and record this history, in one step, synced; answer with
+    ``generation_persisted``."""
+
+    history: History
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PersistDegraded:
+    """Set or erase the link's degraded mark, synced; answer with ``degraded_persisted``."""
+
+    link: int
+    degraded: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Something changed that an operator may want to know; ``link`` None: the group itself."""
+
+    link: int | None
+    event: str
+    reason: str
+    alarm: bool = False
+
+
+Effect = (
+    WriteLocal
+    | UpdateLocal
+    | FlushLocal
+    | Complete
+    | Settle
+    | SendControl
+    | OpenSession
+    | CloseSession
+    | SendFrame
+    | ReadBlocks
+    | PersistGeneration
+    | PersistDegraded
+    | Report
+)

@@ -1,0 +1,745 @@
+"""A link at its source: one group to one replica, with its own cursor and its own table.
+
+The link takes admitted records, messages of the replica and the time, and gives effects. It keeps the
+core rule: log ∪ table ∪ T ∪ writes in flight name every block in which primary and replica differ.
+
+      WAITING ── HELLO ──► GREETING ── WELCOME ──► OPENING ── data up ──► OPEN ◄──► SILENT
+         ▲                    │ rules                 │                    │
+         └──── back-off ──────┴───────────────────────┴──── session ends ──┘
+
+One rule: within a session nothing is sent twice; whatever goes wrong ends the session, and the next
+one begins where the replica says that it stands.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from pratima_iscsi import limits
+from pratima_iscsi.block_write_table import BlockWriteTable
+from pratima_iscsi.ordered_log import LinkQueue, OrderedLog
+from pratima_iscsi.operations import COUNTED, RecordKind
+from pratima_iscsi.positions import ORIGIN, History, Position
+from pratima_iscsi.records import NO_HISTORY, End, Record, make_record
+from pratima_iscsi.replication import handshake
+from pratima_iscsi.replication.effects import (
+    CloseSession,
+    Effect,
+    OpenSession,
+    PersistDegraded,
+    Report,
+    SendControl,
+    SendFrame,
+)
+from pratima_iscsi.replication.handshake import ReplicaFacts, SourceFacts, Verdict
+from pratima_iscsi.replication.messages import (
+    Ack,
+    Closed,
+    Hello,
+    Message,
+    Ping,
+    Refused,
+    VerifyAnswer,
+    VolumeOffer,
+    Welcome,
+)
+from pratima_iscsi.replication.resync import Resync
+from pratima_iscsi.replication.source_state import LinkState as SavedLink
+from pratima_iscsi.replication.states import Connection, LinkState, Mode, Replication, link_state
+from pratima_iscsi.replication.transaction import Transaction
+from pratima_iscsi.replication.wire import PROTOCOL_VERSION, BatchHeader, encode_batch
+
+_LIVE: Final = frozenset({Connection.OPEN, Connection.SILENT})
+_NO_SESSION: Final = b""
+_REFUSALS: Final = {
+    Verdict.REFUSE: Connection.REFUSED,
+    Verdict.DIVERGED: Connection.DIVERGED,
+    Verdict.HOLD: Connection.HELD,
+}
+_COMMIT_NOW: Final = frozenset({RecordKind.FLUSH, RecordKind.END, RecordKind.VERIFY})
+"""Kinds that somebody waits for: the replica commits them without delay."""
+_RETRIED: Final = frozenset(
+    {Connection.WAITING, Connection.REFUSED, Connection.DIVERGED, Connection.FAILED, Connection.HELD}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LinkOptions:
+    """How one link behaves; times in seconds, rates in bytes a second."""
+
+    name: str
+    mode: Mode = Mode.ASYNC
+    sync_timeout: float = limits.SYNC_TIMEOUT_SECONDS
+    block: bool = False
+    """On a timeout of a waiting write: hold it (True) or degrade (False)."""
+    direct_resync: bool = False
+    overwrite: bool = False
+    """A first sync may overwrite a replica volume that is not blank."""
+
+
+class Group(Protocol):
+    """What a link asks of the group it belongs to."""
+
+    log: OrderedLog
+    history: History
+    digest: bytes
+    sizes: tuple[int, ...]
+    incarnation: int
+    emit: Callable[[Effect], None]
+    new_id: Callable[[], int]
+
+    def offer(self) -> tuple[bytes, str, bytes, tuple[VolumeOffer, ...]]:
+        """Group id, group name, node id, volumes."""
+
+    def history_begun(self) -> bool:
+        """Whether the generation that a resync needs has begun; False: it now begins."""
+
+    def hold_writes(self) -> bool:
+        """Admit no write until ``release_writes``; False when something else holds them."""
+
+    def release_writes(self, now: float) -> None:
+        """Admit writes again."""
+
+    def confirmed(self, now: float) -> None:
+        """A link's watermarks moved: writes that waited for them may complete."""
+
+
+class Link:
+    """The state of one link. All times are the caller's monotonic seconds."""
+
+    def __init__(self, group: Group, index: int, options: LinkOptions, saved: SavedLink | None) -> None:
+        volumes = len(group.sizes)
+        self.group = group
+        self.index = index
+        self.options = options
+        self.connection = Connection.WAITING
+        self.reason = "not connected yet"
+        self.replication = Replication.TABLE
+        self.queue = LinkQueue(group.log)
+        self.transaction: Transaction | None = None
+        self.resync = Resync(self)
+        self.session = _NO_SESSION
+        self.attempt = 0
+        self.retry_at = 0.0
+        self.backoff = limits.BACKOFF_SECONDS_MIN
+        self.deadline = 0.0
+        self.heard_at = 0.0
+        self.ping_at = 0.0
+        self.opened_at = 0.0
+        self.progress_at = 0.0
+        self.oldest_unsent_at = 0.0
+        self.credit = 0
+        self.outstanding = 0
+        """Bytes of frames sent and not RECEIVED; ≤ credit, but for one frame with nothing else."""
+        self.frames: deque[tuple[int, int, int]] = deque()
+        """Frames not RECEIVED: last link sequence, bytes, last counted sequence (0: none)."""
+        self.highest_n = 0
+        self.held = ""
+        self.replica_direct = False
+        self.staging_bytes = 0
+        self.resync_unconfirmed = 0
+        self.overflowed_at = -limits.OVERFLOW_DWELL_SECONDS
+        self.overflows = 0
+        self.overflow_blocks = 0
+        self.confirming_transaction = False
+        """Confirmed up to inside a transaction: its records do not move the durable sequence."""
+        self.received_sequence = 0
+        self.durable_sequence = 0
+        """Sequences, in the group's own generation, that the replica's effective image holds."""
+        self.degraded = options.mode is not Mode.ASYNC
+        self.degrading = False
+        self.returning = False
+        self.has_returned = False
+        """Whether it ever was in step: a new link need not be steady first."""
+        self.unreplicated_sequence = 0
+        """The last write that completed without this link while it was degraded."""
+        self.ever_sync = options.mode is not Mode.ASYNC
+        self._restore(saved, volumes)
+
+    def _restore(self, saved: SavedLink | None, volumes: int) -> None:
+        self.table = BlockWriteTable(volumes)
+        self.unverified = BlockWriteTable(volumes)
+        self.base = ORIGIN
+        self.base_history = NO_HISTORY
+        self.synced_once = False
+        self.direct_id = 0
+        self.must_compare = True
+        self.lost_power = False
+        if saved is None:
+            self.table.fill(self.group.sizes)
+            return
+        self.ever_sync |= saved.ever_sync
+        self.synced_once = saved.synced_once
+        if not saved.enabled:
+            self._connect_state(Connection.DISABLED, "disabled by the operator")
+        if saved.table:
+            self.table = BlockWriteTable.deserialize(saved.table)
+            self.unverified = BlockWriteTable.deserialize(saved.unverified)
+            self.base, self.base_history = saved.base, saved.base_history
+            self.direct_id = saved.direct_transaction
+            self.must_compare = False
+        else:
+            self.table.fill(self.group.sizes)
+
+    # --- what status shows ---------------------------------------------------------------------
+
+    @property
+    def live(self) -> bool:
+        """Whether a session lasts: what was sent may still arrive."""
+        return self.connection in _LIVE
+
+    @property
+    def covered(self) -> bool:
+        """Whether table and transaction are empty: the log holds all that the replica lacks."""
+        return self.transaction is None and not self.table
+
+    @property
+    def state(self) -> LinkState:
+        """The one word of status."""
+        return link_state(self.connection, self.replication, covered=self.covered)
+
+    @property
+    def waits(self) -> bool:
+        """Whether writes wait for this link."""
+        if self.options.mode is Mode.ASYNC or self.connection is Connection.DISABLED:
+            return False
+        return not self.degraded or self.returning
+
+    def cover(self) -> BlockWriteTable:
+        """Every block that the replica may lack, but for local writes in flight."""
+        table = self.table.copy()
+        if self.transaction is not None:
+            table.update(self.transaction.sent)
+        table.add_records(self.queue.sent)
+        table.add_records(self.queue.unsent)
+        return table
+
+    def _connect_state(self, connection: Connection, reason: str, *, alarm: bool = False) -> None:
+        if connection is not self.connection or reason != self.reason:
+            self.connection, self.reason = connection, reason
+            self.group.emit(Report(self.index, connection.name.lower(), reason, alarm))
+
+    def replicate_by(self, replication: Replication, reason: str, *, alarm: bool = False) -> None:
+        """Move to another replication state, for a named reason."""
+        if replication is not self.replication or alarm:
+            self.replication, self.reason = replication, reason
+            self.group.emit(Report(self.index, replication.name.lower(), reason, alarm))
+
+    # --- writes --------------------------------------------------------------------------------
+
+    def wants(self, volume: int, first: int, end: int) -> bool:
+        """Whether a write of these blocks goes into the queue; if not, they are in the table."""
+        if self.replication is Replication.STREAM:
+            if self.transaction is not None and self.table:
+                self.transaction.note_write(volume, first, end)
+            return True
+        if self.replication is Replication.TRANSACTION:
+            assert self.transaction is not None
+            self.transaction.note_write(volume, first, end)
+            return not self.table.holds(volume, first, end)
+        if self.connection is not Connection.DISABLED:
+            self.table.add(volume, first, end)
+        return False
+
+    def take(self, record: Record, now: float) -> None:
+        """Queue a record that ``wants`` asked for and that the log has room for."""
+        if not self.queue.unsent:
+            self.oldest_unsent_at = now
+        self.queue.append(record)
+
+    def begin_generation(self, record: Record, now: float) -> None:
+        """The group's generation begins; END carries it where a transaction is open."""
+        self.durable_sequence = self.received_sequence = 0
+        if self.replication is Replication.STREAM:
+            self.take(record, now)
+
+    def overflow(self, now: float, reason: str = "the ordered log is full") -> None:
+        """Drop from the log what may be dropped, its blocks into the table first."""
+        dropped_all = not self.live
+        if dropped_all:
+            self.table.add_records(self.queue.sent)
+        self.table.add_records(self.queue.unsent)
+        dropped = self.queue.drop(sent_too=dropped_all)
+        self.overflowed_at = now
+        self._count_overflow()
+        self.resync_unconfirmed = sum(
+            len(r.payload) for r in self.queue.sent if r.entry[0] == RecordKind.RESYNC
+        )
+        kinds = {record.entry[0] for record in dropped}
+        if self.transaction is None:
+            self.replicate_by(Replication.TABLE, reason)
+        elif RecordKind.BEGIN in kinds:
+            self.abandon_transaction("its BEGIN was dropped with the log")
+            self.replicate_by(Replication.TABLE, reason)
+        elif RecordKind.END in kinds:
+            self.transaction.end = None
+            self.replicate_by(Replication.TRANSACTION, "its END was dropped with the log: open again")
+        elif self.transaction.end is not None:
+            self.replicate_by(Replication.TABLE, reason)
+
+    def _count_overflow(self) -> None:
+        blocks = len(self.table)
+        self.overflows = self.overflows + 1 if blocks >= self.overflow_blocks else 1
+        self.overflow_blocks = blocks
+        if self.overflows == limits.OVERFLOWS_ALARM:
+            self.group.emit(Report(self.index, "overflow", "writer faster than link", alarm=True))
+
+    def mark(self, volume: int, first: int, end: int) -> None:
+        """A write found no room in the log even after the overflow: its blocks go to the table."""
+        self.table.add(volume, first, end)
+
+    def mark_failed(self, record: Record) -> None:
+        """The local write of ``record`` failed: the replica may have what the primary has not."""
+        self.table.add_records((record,))
+        if self.transaction is not None:
+            self.transaction.note_write(record.volume, *record.blocks)
+        if self.replication is Replication.STREAM:
+            self.replicate_by(Replication.TABLE, "a local write failed", alarm=True)
+
+    def abandon_transaction(self, reason: str) -> None:
+        """The open transaction ends without END: what it sent is missing again."""
+        transaction = self.transaction
+        if transaction is None:
+            return
+        self.table.update(transaction.sent)
+        if transaction.comparing:
+            self.unverified.update(transaction.sent)
+        self.resync.cancel()
+        self.transaction = None
+        self.group.emit(Report(self.index, "transaction abandoned", reason))
+
+    def fold(self) -> None:
+        """Everything that the replica may lack goes into the table; the queue is empty then."""
+        self.abandon_transaction("a new handshake begins anew")
+        self.table.add_records(self.queue.sent)
+        self.table.add_records(self.queue.unsent)
+        self.queue.drop(sent_too=True)
+        self.resync_unconfirmed = 0
+
+    # --- time ----------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Do what is due at ``now``."""
+        if self.connection in _RETRIED:
+            if now >= self.retry_at:
+                self._greet(now)
+        elif self.connection in (Connection.GREETING, Connection.OPENING):
+            if now >= self.deadline:
+                self.lose("the replica does not answer", now)
+        elif self.live:
+            self._keep_alive(now)
+        if self.connection is Connection.OPEN:
+            self.pump(now)
+
+    def next_timer(self, now: float) -> float:
+        """When ``tick`` is due next."""
+        if self.connection in _RETRIED:
+            return self.retry_at
+        if self.connection in (Connection.GREETING, Connection.OPENING):
+            return self.deadline
+        if self.live:
+            due = min(self.ping_at, self.heard_at + limits.PEER_DEAD_SECONDS)
+            if self.connection is Connection.SILENT:
+                due = self.ping_at
+            if self.queue.unsent and not self._credit_used_up():
+                due = min(due, self.oldest_unsent_at + limits.COALESCE_SECONDS)
+            return min(due, self.resync.next_timer(now))
+        return now + limits.BACKOFF_SECONDS_MAX
+
+    def _greet(self, now: float) -> None:
+        group_id, name, node, volumes = self.group.offer()
+        position = self.group.history.position
+        self.attempt += 1
+        self.deadline = now + limits.HANDSHAKE_SECONDS
+        if self.connection is Connection.WAITING:
+            self.connection = Connection.GREETING
+        else:
+            # A refusal stays visible until it is replaced by something better.
+            self.connection, self.reason = Connection.GREETING, self.reason
+        ancestry = tuple((a.generation, a.last) for a in self.group.history.ancestry)
+        self._tell(
+            Hello(
+                version=PROTOCOL_VERSION,
+                group=group_id,
+                group_name=name,
+                node=node,
+                incarnation=self.group.incarnation,
+                volumes=volumes,
+                generation=position.generation,
+                sequence=position.sequence,
+                ancestry=ancestry,
+                attempt=self.attempt,
+                overwrite=self.options.overwrite,
+            )
+        )
+
+    def _keep_alive(self, now: float) -> None:
+        if now - self.heard_at >= limits.PEER_DEAD_SECONDS and self.connection is Connection.OPEN:
+            self._connect_state(
+                Connection.SILENT, f"nothing heard for {limits.PEER_DEAD_SECONDS:g} s", alarm=True
+            )
+        if now - self.heard_at >= limits.SILENCE_SECONDS_MAX:
+            self.lose(f"nothing heard for {limits.SILENCE_SECONDS_MAX:g} s", now)
+            return
+        stalled = self.frames and not self.held and now - self.progress_at >= limits.STALL_SECONDS
+        if stalled and self.connection is Connection.OPEN:
+            self.lose("frames sent, but the replica receives none", now)
+            return
+        if now >= self.ping_at:
+            self.ping_at = now + limits.HEARTBEAT_SECONDS
+            position = self.group.history.position
+            self._tell(Ping(self.session, position.generation, position.sequence))
+
+    def excuse(self, seconds: float, now: float) -> None:
+        """Our own loop was late by ``seconds``: that is no silence of the peer's."""
+        self.heard_at = min(now, self.heard_at + seconds)
+        self.progress_at = min(now, self.progress_at + seconds)
+
+    def _tell(self, message: Message) -> None:
+        self.group.emit(SendControl(self.index, message))
+
+    # --- session -------------------------------------------------------------------------------
+
+    def lose(self, reason: str, now: float, *, tell: bool = True) -> None:
+        """The session, or the attempt at one, is over; the next one comes after the back-off."""
+        if self.connection is Connection.DISABLED:
+            return
+        if self.session and tell:
+            self._tell(Closed(self.session, reason[: limits.REASON_CHARACTERS_MAX]))
+        self._end_session(now)
+        self._connect_state(Connection.WAITING, reason)
+
+    def _end_session(self, now: float) -> None:
+        if self.session:
+            self.group.emit(CloseSession(self.index))
+        self.session = _NO_SESSION
+        self.outstanding = 0
+        self.frames.clear()
+        self.held = ""
+        self.returning = False
+        self.resync.session_lost()
+        self.retry_at = now + self.backoff
+        self.backoff = min(self.backoff * 2, limits.BACKOFF_SECONDS_MAX)
+        self.group.confirmed(now)
+
+    def stand_back(
+        self, connection: Connection, reason: str, now: float, *, alarm: bool = True
+    ) -> None:
+        """No session for a reason that time alone may not mend; ask again, but rarely."""
+        self._end_session(now)
+        self.retry_at = now + limits.BACKOFF_SECONDS_MAX
+        self._connect_state(connection, reason, alarm=alarm)
+
+    def control(self, message: Message, now: float) -> None:
+        """A message of the replica's; whatever belongs to another session is dropped."""
+        if isinstance(message, Welcome):
+            if self.connection is Connection.GREETING and message.attempt == self.attempt:
+                self._welcome(message, now)
+        elif isinstance(message, Refused):
+            if self.connection is Connection.GREETING and message.attempt == self.attempt:
+                self._refused(message, now)
+        elif self.session and getattr(message, "session", None) == self.session:
+            self._heard(now)
+            if isinstance(message, Ack):
+                self._acknowledge(message, now)
+            elif isinstance(message, VerifyAnswer):
+                self.resync.answered(message, now)
+            elif isinstance(message, Closed):
+                self.lose(f"the replica closed the session: {message.reason}", now, tell=False)
+        if self.connection is Connection.OPEN:
+            self.pump(now)
+
+    def _heard(self, now: float) -> None:
+        self.heard_at = now
+        if self.connection is Connection.SILENT:
+            self.progress_at = now
+            self._connect_state(Connection.OPEN, "heard again")
+
+    def _refused(self, message: Refused, now: float) -> None:
+        connection = Connection.FAILED if message.rule == "failed" else Connection.REFUSED
+        self.stand_back(connection, f"{message.rule}: {message.reason}", now, alarm=True)
+
+    def _welcome(self, message: Welcome, now: float) -> None:
+        self.session = message.session
+        self._learn(message, now)
+        replica = ReplicaFacts(
+            bound=message.bound,
+            consistent=message.consistent,
+            history=handshake.history_of(message.generation, message.sequence, message.ancestry),
+            digest=message.history,
+            incarnation=message.incarnation,
+            durable=message.durable,
+            transaction=message.transaction,
+            direct=message.direct,
+        )
+        rule = handshake.decide(self._facts(message.transaction), replica)
+        if rule.alarm:
+            self.group.emit(Report(self.index, rule.name, rule.reason, alarm=True))
+        if rule.verdict in _REFUSALS:
+            self._tell(Closed(self.session, rule.name))
+            self.stand_back(_REFUSALS[rule.verdict], rule.reason, now, alarm=rule.alarm)
+            return
+        self._apply(rule.verdict, rule.reason)
+        same = message.incarnation == self.group.incarnation
+        self.queue.rewind(message.durable + 1 if same else 1)
+        self.highest_n = self.queue.next_n - 1
+        self.connection = Connection.OPENING
+        self.reason = rule.reason
+        self.deadline = now + limits.HANDSHAKE_SECONDS
+        self.group.emit(Report(self.index, "welcome", f"{rule.name}: {rule.reason}"))
+        self.group.emit(OpenSession(self.index, self.session))
+
+    def _learn(self, message: Welcome, now: float) -> None:
+        """Take in what the replica has durably, before any rule looks at it."""
+        self.credit = min(message.credit, limits.CREDIT_BYTES_MAX, self.group.log.limit // 2)
+        self.staging_bytes = message.staging_bytes
+        self.replica_direct = not message.consistent
+        if message.incarnation == self.group.incarnation:
+            self._confirm(message.durable, now)
+        transaction = self.transaction
+        if transaction is not None and message.ended == transaction.id:
+            # Its END was dropped here while it was already durable there.
+            self.resync.cancel()
+            self.transaction = None
+            self.confirming_transaction = False
+            self.replicate_by(Replication.TABLE, "the replica has the END of the transaction")
+            self.base = Position(message.generation, message.sequence)
+            self.base_history = message.history
+            self.synced_once = True
+        position = Position(message.generation, message.sequence)
+        known = self.base_history != NO_HISTORY and message.consistent
+        if known and position == self.base and message.history != self.base_history:
+            self.must_compare = True
+            self.group.emit(Report(self.index, "digest", "the write histories differ", alarm=True))
+
+    def _facts(self, replica_transaction: int) -> SourceFacts:
+        transaction = self.transaction
+        return SourceFacts(
+            history=self.group.history,
+            incarnation=self.group.incarnation,
+            transaction=transaction.id if transaction else 0,
+            direct=transaction.id if transaction and transaction.direct else self.direct_id,
+            comparing=transaction is not None
+            and transaction.comparing
+            and transaction.id == replica_transaction,
+            table_empty=not self.table and transaction is None,
+            first_n=self.queue.first_n,
+            next_n=max(self.queue.next_n, self.highest_n + 1),
+            base=self.base,
+            base_history=self.base_history,
+            compare=self.must_compare,
+            held=self.lost_power,
+        )
+
+    def _apply(self, verdict: Verdict, reason: str) -> None:
+        if verdict is Verdict.CONTINUE:
+            return
+        if verdict is Verdict.REPLAY:
+            self.replicate_by(Replication.STREAM, reason)
+            return
+        self.fold()
+        self.confirming_transaction = False
+        self.durable_sequence = self.received_sequence = 0
+        self.direct_id = 0
+        if verdict in (Verdict.FIRST_SYNC, Verdict.COMPARE):
+            self.table.fill(self.group.sizes)
+            self.must_compare = False
+            self.unverified.clear()
+            if verdict is Verdict.COMPARE:
+                self.unverified.fill(self.group.sizes)
+        self.replicate_by(Replication.TABLE, reason)
+
+    def data_ready(self, session: bytes, now: float) -> None:
+        """The data channel of ``session`` is up."""
+        if self.connection is not Connection.OPENING or session != self.session:
+            return
+        self.heard_at = self.opened_at = self.progress_at = now
+        self.ping_at = now + limits.HEARTBEAT_SECONDS
+        self.oldest_unsent_at = now
+        self._connect_state(Connection.OPEN, self.reason)
+        self.pump(now)
+
+    def data_lost(self, session: bytes, reason: str, now: float) -> None:
+        """The data channel of ``session`` is gone."""
+        if self.session and session == self.session:
+            self.lose(reason, now)
+
+    # --- acknowledgements ----------------------------------------------------------------------
+
+    def _acknowledge(self, ack: Ack, now: float) -> None:
+        if ack.received > self.highest_n or ack.durable > ack.received:
+            self.lose("the replica acknowledges what was never sent", now)
+            return
+        if ack.held != self.held:
+            self.held = ack.held
+            self.progress_at = now
+            if ack.held:
+                self.group.emit(Report(self.index, "held", ack.held, alarm=True))
+        while self.frames and self.frames[0][0] <= ack.received:
+            _, size, sequence = self.frames.popleft()
+            self.outstanding -= size
+            self.progress_at = now
+            self.received_sequence = max(self.received_sequence, sequence)
+        self._confirm(ack.durable, now)
+        theirs = Position(ack.generation, ack.sequence)
+        if theirs == self.base and not self.confirming_transaction and self.base_history not in (
+            NO_HISTORY,
+            ack.history,
+        ):
+            self.must_compare = True
+            self._tell(Closed(self.session, "the write histories differ"))
+            self.stand_back(Connection.FAILED, "the write histories differ", now, alarm=True)
+            return
+        if self.state is LinkState.SYNCED:
+            self.backoff = limits.BACKOFF_SECONDS_MIN
+        self.group.confirmed(now)
+
+    def _confirm(self, durable: int, now: float) -> None:
+        """Everything up to link sequence ``durable`` is durable at the replica."""
+        confirmed = self.queue.confirm(min(durable, self.queue.next_n - 1))
+        last: Record | None = None
+        for record in confirmed:
+            kind = record.entry[0]
+            if kind in COUNTED:
+                last = None if self.confirming_transaction else record
+            elif kind == RecordKind.BEGIN:
+                self._hold_position(last)
+                last = None
+                self.confirming_transaction = True
+            elif kind == RecordKind.END:
+                self._ended(End.decode(record.payload))
+            elif kind == RecordKind.RESYNC:
+                self.resync_unconfirmed -= len(record.payload)
+        self._hold_position(last)
+
+    def _hold_position(self, last: Record | None) -> None:
+        if last is None:
+            return
+        self.durable_sequence = last.sequence
+        self.received_sequence = max(self.received_sequence, last.sequence)
+        self.base = Position(self.group.history.position.generation, last.sequence)
+        self.base_history = last.history
+
+    def _ended(self, end: End) -> None:
+        transaction = self.transaction
+        assert transaction is not None and transaction.id == end.transaction
+        self.resync.cancel()
+        self.transaction = None
+        self.confirming_transaction = False
+        self.synced_once = True
+        self.replica_direct = False
+        self.overflows = 0
+        self.base, self.base_history = end.history.position, end.digest
+        if end.history.position.generation == self.group.history.position.generation:
+            self.durable_sequence = end.history.position.sequence
+            self.received_sequence = max(self.received_sequence, self.durable_sequence)
+        self.group.emit(Report(self.index, "resynced", f"consistent at {self.base}"))
+
+    # --- sending -------------------------------------------------------------------------------
+
+    def pump(self, now: float) -> None:
+        """Bring the resync on, and send what is due."""
+        if self.connection is not Connection.OPEN:
+            return
+        self.resync.pump(now)
+        self.send(now)
+
+    def append_mark(self, record: Record, now: float) -> None:
+        """Queue a record of the link's own."""
+        self.take(record, now)
+
+    def send(self, now: float, *, at_once: bool = False) -> None:
+        """Send whole batches, and a part of one when it has waited long enough."""
+        if self.connection is not Connection.OPEN or self.held:
+            return
+        queue = self.queue
+        at_once = at_once or self.options.mode is not Mode.ASYNC
+        while queue.unsent and not self._credit_used_up():
+            due = now - self.oldest_unsent_at >= limits.COALESCE_SECONDS
+            if not (at_once or due or queue.unsent_bytes >= limits.BATCH_BYTES_MAX):
+                return
+            self._send_batch(now)
+
+    def _credit_used_up(self) -> bool:
+        """Whether the window is full; with nothing in flight one frame of any size may go."""
+        queue = self.queue
+        if not self.frames and not queue.sent:
+            return False
+        least = min(queue.unsent_bytes, limits.BATCH_BYTES_MAX)
+        return (
+            self.outstanding + least > self.credit
+            or queue.sent_bytes + least > self.group.log.limit // 2
+        )
+
+    def _send_batch(self, now: float) -> None:
+        first_n, generation, batch = self.queue.take_batch()
+        transaction = self.transaction
+        if transaction is not None:
+            transaction.bytes_sent += sum(
+                len(r.payload) for r in batch if r.entry[0] == RecordKind.RESYNC
+            )
+            if not transaction.direct:
+                transaction.sent.add_records(batch)
+        sequence = 0 if transaction is not None else batch[-1].sequence
+        header = BatchHeader(
+            group=self.group.offer()[0],
+            session=self.session,
+            incarnation=self.group.incarnation,
+            first_n=first_n,
+            generation=generation,
+            commit_now=self.waits and self.options.mode is Mode.SYNC
+            or any(record.entry[0] in _COMMIT_NOW for record in batch),
+        )
+        frame = encode_batch(header, batch)
+        last_n = first_n + len(batch) - 1
+        self.highest_n = max(self.highest_n, last_n)
+        if not self.frames:
+            self.progress_at = now
+        self.frames.append((last_n, len(frame), sequence))
+        self.outstanding += len(frame)
+        self.oldest_unsent_at = now
+        self.group.emit(SendFrame(self.index, frame))
+
+    def flush(self, now: float) -> None:
+        """A FLUSH waits for this link: mark its place, so that the replica commits at once."""
+        if self.replication is Replication.STREAM and self.group.log.fits(0):
+            self.take(make_record(RecordKind.FLUSH), now)
+        self.send(now, at_once=True)
+
+    # --- degrade and return --------------------------------------------------------------------
+
+    def degrade(self) -> None:
+        """A write has waited too long: go on without the replica once that is on disk."""
+        if self.returning:
+            # The mark is still set: no fsync is owed.
+            self.returning = False
+            self.opened_at = self.heard_at
+        elif not self.degraded and not self.degrading:
+            self.degrading = True
+            self.group.emit(PersistDegraded(self.index, True))
+
+    def degraded_persisted(self, degraded: bool, now: float) -> None:
+        """The degraded mark is on disk as ``degraded`` says."""
+        self.degrading = False
+        self.degraded = degraded
+        if degraded:
+            self.group.emit(
+                Report(self.index, "degraded", "writes complete without the replica", alarm=True)
+            )
+        else:
+            self.returning = False
+            self.has_returned = True
+            self.group.emit(Report(self.index, "returned", "writes wait for the replica again"))
+        self.group.confirmed(now)
+
+    def try_return(self, now: float) -> None:
+        """Let writes wait again once the link is steady, and erase the mark when nothing is owed."""
+        if not self.degraded or self.degrading or self.state is not LinkState.SYNCED:
+            return
+        steady = limits.RETURN_STEADY_SECONDS if self.has_returned else 0.0
+        if not self.returning and now - self.opened_at >= steady:
+            self.returning = True
+        if self.returning and self.durable_sequence >= self.unreplicated_sequence:
+            self.degrading = True
+            self.group.emit(PersistDegraded(self.index, False))

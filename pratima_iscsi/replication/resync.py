@@ -1,0 +1,374 @@
+"""What drives a link's resync: when it begins, what it reads next, and how it closes.
+
+The pump runs after every event of its link. It begins a transaction when the log has drained, brings
+the table's blocks into the log in pieces that leave live writes their share, compares by hash where
+the table is only a suspicion, and closes with one sweep: the rest is read and END appended while no
+write is admitted. One rule: a resync record never causes an overflow.
+"""
+
+import secrets
+from collections.abc import Sequence
+from hashlib import blake2b
+from itertools import islice
+from typing import TYPE_CHECKING, Final
+
+from pratima_iscsi import limits
+from pratima_iscsi.block_write_table import BlockWriteTable
+from pratima_iscsi.blocks import BLOCK_BYTES, BlockRange
+from pratima_iscsi.operations import RecordKind
+from pratima_iscsi.records import (
+    VERIFY_DIGEST_BYTES,
+    VERIFY_KEY_BYTES,
+    Begin,
+    End,
+    Verify,
+    make_record,
+)
+from pratima_iscsi.replication.effects import BlocksRead, ReadBlocks
+from pratima_iscsi.replication.messages import VerifyAnswer
+from pratima_iscsi.replication.states import Connection, Replication
+from pratima_iscsi.replication.transaction import (
+    Transaction,
+    Watch,
+    unwritten_runs,
+    zero_runs,
+)
+
+if TYPE_CHECKING:
+    from pratima_iscsi.replication.link import Link
+
+_HOLE_BLOCKS: Final = limits.HOLE_BYTES_MAX // BLOCK_BYTES
+_READ_BLOCKS: Final = limits.RESYNC_READ_BYTES // BLOCK_BYTES
+_VERIFY_BLOCKS: Final = limits.VERIFY_BYTES_MAX // BLOCK_BYTES
+
+
+class Resync:
+    """The resync of one link; the open transaction itself is the link's ``transaction``."""
+
+    def __init__(self, link: "Link") -> None:
+        self.link = link
+        self.reads = 0
+        self.verifies = 0
+        self.key = secrets.token_bytes(VERIFY_KEY_BYTES)
+        self.sweeping = False
+        self.appended_at = 0.0
+
+    # --- events --------------------------------------------------------------------------------
+
+    def pump(self, now: float) -> None:
+        """Do the next step, if there is one."""
+        link = self.link
+        if link.replication is Replication.TABLE:
+            self._begin(now)
+        while link.replication is Replication.TRANSACTION and self._step(now):
+            pass
+
+    def next_timer(self, now: float) -> float:
+        """When a step that only waits for time is due."""
+        link = self.link
+        if link.replication is Replication.TABLE:
+            return max(now + limits.HEARTBEAT_SECONDS / 10, link.overflowed_at + limits.OVERFLOW_DWELL_SECONDS)
+        if link.replication is Replication.TRANSACTION:
+            return now + limits.HEARTBEAT_SECONDS / 10
+        return now + limits.HEARTBEAT_SECONDS
+
+    def session_lost(self) -> None:
+        """Answers to verify records of that session will not come: they are asked again."""
+        transaction = self.link.transaction
+        if transaction is None:
+            return
+        for watch in transaction.verifies.values():
+            transaction.forget(watch)
+        transaction.verifies.clear()
+
+    def cancel(self) -> None:
+        """The transaction is over: reads under way are answered to nobody."""
+        if self.sweeping:
+            self.sweeping = False
+            self.link.group.release_writes(0.0)
+
+    # --- BEGIN ---------------------------------------------------------------------------------
+
+    def _begin(self, now: float) -> None:
+        link = self.link
+        log = link.group.log
+        if link.transaction is not None or log.bytes > log.low_mark or not log.fits(0):
+            return
+        if now - link.overflowed_at < limits.OVERFLOW_DWELL_SECONDS:
+            return
+        if not link.group.history_begun():
+            return
+        direct = link.replica_direct or link.options.direct_resync
+        need = len(link.table) * BLOCK_BYTES
+        if not direct and need > link.staging_bytes:
+            reason = f"the replica has no room to stage {need} bytes (it has {link.staging_bytes})"
+            link.stand_back(Connection.HELD, reason, now)
+            return
+        transaction = Transaction.begin(
+            link.group.new_id(),
+            len(link.group.sizes),
+            direct=direct,
+            comparing=bool(link.unverified),
+            blocks=len(link.table),
+            now=now,
+        )
+        link.transaction = transaction
+        link.direct_id = transaction.id if direct else 0
+        payload = Begin(transaction.id, direct).encode()
+        link.append_mark(make_record(RecordKind.BEGIN, payload=payload), now)
+        link.replicate_by(Replication.TRANSACTION, f"{len(link.table)} blocks to bring over")
+
+    # --- the next step ---------------------------------------------------------------------------
+
+    def _step(self, now: float) -> bool:
+        """Begin one read, if one is due; False when there is nothing to do for now."""
+        transaction = self.link.transaction
+        assert transaction is not None
+        if self.sweeping or len(transaction.reads) >= limits.RESYNC_READS_MAX:
+            return False
+        if self._retry_later(transaction, now) or not self._has_room(now):
+            return False
+        if len(transaction.verifies) < limits.VERIFIES_MAX and self._compare(transaction):
+            return True
+        return self._copy(transaction) or self._sweep(transaction, now)
+
+    def _retry_later(self, transaction: Transaction, now: float) -> bool:
+        """Blocks that could not be read are tried again when their time has come."""
+        if transaction.unreadable and now >= transaction.retry_unreadable_at:
+            transaction.unreadable.clear()
+        return False
+
+    def _has_room(self, now: float) -> bool:
+        """Whether a resync record may be appended: live writes come first, but not for ever."""
+        link = self.link
+        log = link.group.log
+        if not log.fits(limits.VERIFY_BYTES_MAX) and log.bytes > 0:
+            return False
+        pace = limits.RESYNC_READ_BYTES / limits.RESYNC_RATE_MIN_BYTES
+        if now - self.appended_at >= pace and log.fits(2 * limits.RESYNC_READ_BYTES):
+            return link.resync_unconfirmed <= link.credit // 2
+        under_way = limits.RESYNC_READ_BYTES * len(link.transaction.reads if link.transaction else ())
+        return log.bytes < log.low_mark and link.resync_unconfirmed + under_way <= link.credit // 2
+
+    def _free(self, transaction: Transaction, table: BlockWriteTable) -> BlockWriteTable:
+        """The blocks of ``table`` that nothing under way covers."""
+        if not transaction.asked and not transaction.unreadable:
+            return table
+        free = table.copy()
+        free.subtract(transaction.asked)
+        free.subtract(transaction.unreadable)
+        return free
+
+    def _compare(self, transaction: Transaction) -> bool:
+        link = self.link
+        if not link.unverified:
+            return False
+        link.unverified.intersect(link.table)
+        piece = next(self._free(transaction, link.unverified).runs(_HOLE_BLOCKS), None)
+        if piece is None:
+            return False
+        self._read(transaction, (piece,), compare=True)
+        return True
+
+    def _copy(self, transaction: Transaction) -> bool:
+        table = self.link.table
+        if self.link.unverified:
+            table = table.copy()
+            table.subtract(self.link.unverified)
+        free = self._free(transaction, table)
+        pieces: list[BlockRange] = []
+        blocks = 0
+        for piece in islice(free.runs(_HOLE_BLOCKS), _READ_BLOCKS):
+            if pieces and blocks + min(piece.count, _READ_BLOCKS) > _READ_BLOCKS:
+                break
+            pieces.append(piece)
+            blocks += min(piece.count, _READ_BLOCKS)
+        few = len(table) * BLOCK_BYTES <= self._sweep_bytes()
+        if not pieces or (few and not self.swept_in_vain):
+            return False
+        self.swept_in_vain = False
+        self._read(transaction, tuple(pieces))
+        return True
+
+    swept_in_vain = False
+    """The last sweep found blocks outside the page cache: read them off the loop first."""
+
+    def _sweep_bytes(self) -> int:
+        return min(limits.SWEEP_BYTES_MAX, self.link.group.log.limit // 2)
+
+    def _sweep(self, transaction: Transaction, now: float) -> bool:
+        """Nothing is under way and little is left: read all of it and append END in one step."""
+        link = self.link
+        if transaction.asked or link.unverified or transaction.unreadable:
+            return False
+        left = len(link.table) * BLOCK_BYTES
+        if left > self._sweep_bytes() or not link.group.log.fits(left + len(link.table) * 256 + 4096):
+            return False
+        if not link.group.hold_writes():
+            return False
+        self.sweeping = True
+        pieces = tuple(link.table.runs(_READ_BLOCKS))
+        if pieces:
+            self._read(transaction, pieces, sweep=True)
+        else:
+            self._end(transaction, now)
+        return False
+
+    def _read(
+        self,
+        transaction: Transaction,
+        pieces: tuple[BlockRange, ...],
+        *,
+        compare: bool = False,
+        sweep: bool = False,
+    ) -> None:
+        self.reads += 1
+        written = BlockWriteTable(len(self.link.group.sizes))
+        transaction.ask(self.reads, Watch(pieces, written, compare, sweep))
+        self.link.group.emit(ReadBlocks(self.link.index, self.reads, pieces, sweep))
+
+    # --- answers -------------------------------------------------------------------------------
+
+    def blocks_read(self, read: int, answers: Sequence[BlocksRead], now: float) -> None:
+        """A read of ours came back: one answer for each range."""
+        transaction = self.link.transaction
+        watch = transaction.reads.pop(read, None) if transaction is not None else None
+        if transaction is None or watch is None:
+            return
+        transaction.forget(watch)
+        for piece, answer in zip(watch.ranges, answers, strict=True):
+            if answer.error is not None:
+                self._unreadable(transaction, piece, answer.error, now)
+            elif answer.blocks:
+                self._bring(transaction, watch, piece, answer, now)
+        if watch.sweep:
+            self._swept(transaction, now)
+        self.link.pump(now)
+
+    def _bring(
+        self, transaction: Transaction, watch: Watch, piece: BlockRange, answer: BlocksRead, now: float
+    ) -> None:
+        if watch.compare and answer.data is not None:
+            self._ask_replica(transaction, watch, piece, answer.blocks, answer.data, now)
+            return
+        for first, end in unwritten_runs(piece, answer.blocks, watch.written):
+            if answer.data is None:
+                self._append(transaction, piece, first, end, None, now)
+                continue
+            data = answer.data[first * BLOCK_BYTES : end * BLOCK_BYTES]
+            for at, upto, zero in zero_runs(data):
+                self._append(
+                    transaction,
+                    piece,
+                    first + at // BLOCK_BYTES,
+                    first + (upto + BLOCK_BYTES - 1) // BLOCK_BYTES,
+                    None if zero else data[at:upto],
+                    now,
+                )
+
+    def _append(
+        self,
+        transaction: Transaction,
+        piece: BlockRange,
+        first: int,
+        end: int,
+        data: bytes | None,
+        now: float,
+    ) -> None:
+        """Queue blocks ``first`` to ``end`` of ``piece`` (relative), and clear them in the table."""
+        link = self.link
+        span = BlockRange(piece.volume, piece.first + first, end - first)
+        if not link.group.log.fits(len(data or b"")):
+            return
+        length = span.length(link.group.sizes[span.volume])
+        if data is None:
+            record = make_record(RecordKind.RESYNC_ZERO, span.volume, span.offset, length)
+        else:
+            record = make_record(RecordKind.RESYNC, span.volume, span.offset, length, data)
+            link.resync_unconfirmed += len(data)
+        link.append_mark(record, now)
+        link.table.discard(span.volume, span.first, span.end)
+        link.unverified.discard(span.volume, span.first, span.end)
+        self.appended_at = now
+
+    def _unreadable(
+        self, transaction: Transaction, piece: BlockRange, error: OSError, now: float
+    ) -> None:
+        transaction.unreadable.add(piece.volume, piece.first, piece.end)
+        transaction.retry_unreadable_at = now + limits.UNREADABLE_RETRY_SECONDS
+        reason = f"primary cannot read block {piece.first} of volume {piece.volume}: {error.strerror}"
+        self.link.replicate_by(Replication.TRANSACTION, reason, alarm=True)
+
+    def _swept(self, transaction: Transaction, now: float) -> None:
+        if self.link.table:
+            self.sweeping = False
+            self.swept_in_vain = True
+            self.link.group.release_writes(now)
+        else:
+            self._end(transaction, now)
+
+    def _end(self, transaction: Transaction, now: float) -> None:
+        """The table is empty and no write is admitted: append END, then let writes on."""
+        link = self.link
+        payload = End(transaction.id, link.group.history, link.group.digest).encode()
+        transaction.end = make_record(RecordKind.END, payload=payload)
+        link.append_mark(transaction.end, now)
+        link.replicate_by(Replication.STREAM, "all blocks sent; waiting for the replica's END")
+        self.sweeping = False
+        link.group.release_writes(now)
+        link.send(now, at_once=True)
+
+    # --- comparison ----------------------------------------------------------------------------
+
+    def _ask_replica(
+        self,
+        transaction: Transaction,
+        watch: Watch,
+        piece: BlockRange,
+        blocks: int,
+        data: bytes,
+        now: float,
+    ) -> None:
+        link = self.link
+        self.verifies += 1
+        payload = Verify(self.verifies, self.key, block_digests(data, self.key)).encode()
+        if not link.group.log.fits(len(payload)):
+            return
+        span = BlockRange(piece.volume, piece.first, blocks)
+        record = make_record(RecordKind.VERIFY, span.volume, span.offset, len(data), payload)
+        asked = Watch((span,), watch.written, compare=True)
+        transaction.verifies[self.verifies] = asked
+        transaction.asked.add(span.volume, span.first, span.end)
+        link.append_mark(record, now)
+        self.appended_at = now
+
+    def answered(self, answer: VerifyAnswer, now: float) -> None:
+        """The replica compared one range; another transaction's answer says nothing."""
+        link = self.link
+        transaction = link.transaction
+        if transaction is None or answer.transaction != transaction.id:
+            return
+        watch = transaction.verifies.pop(answer.verify, None)
+        if watch is None:
+            return
+        transaction.forget(watch)
+        (span,) = watch.ranges
+        differing = set(answer.differing)
+        for index in range(span.count):
+            block = span.first + index
+            link.unverified.discard(span.volume, block, block + 1)
+            if index not in differing and (span.volume, block) not in watch.written:
+                link.table.discard(span.volume, block, block + 1)
+                if not transaction.direct:
+                    transaction.sent.add(span.volume, block, block + 1)
+
+
+def block_digests(data: bytes, key: bytes) -> bytes:
+    """One keyed blake2b-128 digest for each 4 KiB block of ``data`` (the last may be short)."""
+    return b"".join(
+        blake2b(data[at : at + BLOCK_BYTES], digest_size=VERIFY_DIGEST_BYTES, key=key).digest()
+        for at in range(0, len(data), BLOCK_BYTES)
+    )
+
+
+

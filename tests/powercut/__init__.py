@@ -1,0 +1,1 @@
+"""Power cuts after every operation: what the recovered replica must show."""

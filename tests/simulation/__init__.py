@@ -1,0 +1,1 @@
+"""The deterministic simulator: virtual time, network and disks under the real code."""

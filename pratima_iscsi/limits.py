@@ -136,3 +136,16 @@ LOGOUT_GRACE_SECONDS: Final = 3.0
 """How long a planned shutdown waits for the logouts that it asked for."""
 INITIATOR_TASKS_MAX: Final = 1024
 """Commands that our own initiator queues at once."""
+
+# --- the SCSI layer ----------------------------------------------------------------------------
+COMPARE_BLOCKS_MAX: Final = 255
+"""Blocks of one COMPARE AND WRITE: what its one-byte length can say."""
+UNMAP_DESCRIPTORS_MAX: Final = 256
+LBA_STATUS_DESCRIPTORS_MAX: Final = 256
+"""Extents that one GET LBA STATUS looks for."""
+REGISTRATIONS_MAX: Final = 128
+"""Persistent reservation keys of one logical unit."""
+SWEEP_CHUNK_BYTES: Final = MIB
+"""What VERIFY reads, and a patterned WRITE SAME writes, in one step."""
+PREFETCH_BYTES_MAX: Final = MIB
+LUNS_MAX: Final = 256

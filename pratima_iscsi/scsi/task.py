@@ -128,8 +128,8 @@ class Task:
 def data_out_length(cdb: Buffer, block_size: int) -> int:
     """Bytes of data-out that ``cdb`` itself asks for: what the expected length is compared with.
 
-    0 for commands without data-out, for unknown ones and for a CDB that is cut short. ``block_size``
-    is the logical unit's.
+    0 for commands without data-out, for unknown ones and for a CDB that is cut short;
+    ``block_size`` is the logical unit's.
     """
     field = DATA_OUT_FIELDS.get(cdb[0]) if len(cdb) else None
     if field is None:

@@ -76,6 +76,26 @@ SEGMENT_BYTES: Final = 16 * MIB
 JOURNAL_BYTES_DEFAULT: Final = 256 * MIB
 SESSIONS_MAX: Final = 64
 
+# --- the link's sockets ------------------------------------------------------------------------
+ZMQ_SOCKETS_MAX: Final = 16384
+"""ZeroMQ sockets of one process; a link has six, monitors included."""
+CONNECTIONS_MAX: Final = 4 * SESSIONS_MAX
+"""Connections to one port of a replica; one beyond is shut at once."""
+CONTROL_MESSAGES_MAX: Final = 256
+"""Control messages of one connection that wait on either side of a socket."""
+FRAMES_UNSENT_MAX: Final = CREDIT_BYTES_MAX // RECORD_OVERHEAD_BYTES + 1024
+"""Frames that a source's data socket holds: above what any credit lets it be given."""
+FRAMES_UNREAD_MAX: Final = 64
+"""Frames of one connection that wait in a replica's data socket; then TCP holds the source."""
+READS_PER_TURN_MAX: Final = 64
+READ_BYTES_PER_TURN: Final = 4 * MIB
+"""What one socket may take of a turn of the loop before the others have theirs."""
+MONITOR_EVENTS_MAX: Final = 100_000
+FAREWELL_SECONDS: Final = 0.2
+"""How long a closing control socket goes on sending what it was given last."""
+PROBE_SECONDS: Final = 1.0
+"""How long each step of asking a silent peer what it is may take."""
+
 # --- identity and control ----------------------------------------------------------------------
 ANCESTRY_MAX: Final = 64
 NAME_BYTES_MAX: Final = 128

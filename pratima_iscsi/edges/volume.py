@@ -1,0 +1,380 @@
+"""A local volume: one regular file or block device, opened for this process alone.
+
+It is a File (edges.files) and what the engine needs beside: reads that never wait for the disk,
+writes that are durable when they return, and what the file system knows of holes. One rule: a
+volume is used by one process at a time, and a call does the whole of its work or raises OSError.
+"""
+
+import ctypes
+import errno
+import fcntl
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from pratima_iscsi.blocks import VOLUME_BYTES_MAX
+from pratima_iscsi.errors import StateError, UsageError
+from pratima_iscsi.limits import MIB
+from pratima_iscsi.operations import Buffer
+from pratima_iscsi.replication.source_state import VolumeState
+
+SECTOR_BYTES: Final = 512
+ZEROS: Final = bytes(MIB)
+"""What a range is overwritten with where nothing can zero it faster."""
+
+_KEEP_SIZE: Final = 0x01
+_PUNCH_HOLE: Final = 0x02
+_CANNOT_PUNCH: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV})
+_CANNOT_NOWAIT: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+_CANNOT_SEEK_DATA: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
+_IN_MEMORY: Final = frozenset({"tmpfs", "ramfs"})
+"""File systems whose pages are the page cache: a read of them waits for no disk."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+_libc.fallocate.restype = ctypes.c_int
+
+
+class Volume:
+    """An open volume. Offsets and lengths are bytes; not safe to ``truncate`` from two threads."""
+
+    def __init__(self, path: Path, fd: int) -> None:
+        """Takes over ``fd``, which is open for reading and writing and locked; see ``open``."""
+        mode = os.fstat(fd)
+        self.path = path
+        self.is_block_device = stat.S_ISBLK(mode.st_mode)
+        self._fd = fd
+        self._size = os.lseek(fd, 0, os.SEEK_END)
+        self._in_memory = not self.is_block_device and _file_system(mode.st_dev) in _IN_MEMORY
+        self._nowait = True
+        self._seeks_data = not self.is_block_device
+        self._thin = (
+            _zeroes_offloaded(mode.st_rdev) if self.is_block_device else _punches(fd, self._size)
+        )
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | str,
+        *,
+        size: int | None = None,
+        create: bool = False,
+        sector: int = SECTOR_BYTES,
+    ) -> "Volume":
+        """Open and lock ``path``.
+
+        ``size`` makes a sparse file of that size where there is none (or an empty one), and is
+        otherwise compared. ``create`` makes an empty file where there is none, for a replica that
+        learns the size later. Raises UsageError or StateError, which say what to do next.
+        """
+        path = Path(path)
+        if size is not None:
+            _check_size(path, size, sector)
+        fd = _open(path, create=create or size is not None)
+        try:
+            _lock(fd, path)
+            volume = cls(path, fd)
+            volume._take_size(size, create, sector)
+        except BaseException:
+            os.close(fd)
+            raise
+        return volume
+
+    def _take_size(self, size: int | None, empty_is_fine: bool, sector: int) -> None:
+        if size is not None and self._size == 0 and not self.is_block_device:
+            self.truncate(size)
+            os.fsync(self._fd)
+            _sync_directory(self.path)
+        if size is not None and size != self._size:
+            raise StateError(
+                f"volume {self.path} has {self._size} bytes, but {size} were asked for",
+                "leave the size out to use it as it is, or name another volume",
+            )
+        if self._size == 0 and empty_is_fine:
+            return
+        if self._size == 0:
+            raise StateError(f"volume {self.path} is empty", "give its size, as in --size 1GiB")
+        _check_size(self.path, self._size, sector)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the volume, as of opening or the last ``truncate`` or ``measure``."""
+        return self._size
+
+    @property
+    def thin(self) -> bool:
+        """Whether zeroing a range costs no writing of zeros and gives its space back."""
+        return self._thin
+
+    def fileno(self) -> int:
+        """The file descriptor, for ``select`` and the like; the volume keeps owning it."""
+        return self._fd
+
+    def measure(self) -> int:
+        """Look again how large the volume is (a device may have grown) and return it."""
+        self._size = os.lseek(self._fd, 0, os.SEEK_END)
+        return self._size
+
+    def pread(self, length: int, offset: int) -> bytes:
+        """``length`` bytes from ``offset``; what lies beyond the end reads as zeros."""
+        data = os.pread(self._fd, length, offset)
+        if len(data) == length:
+            return data
+        parts = [data]
+        got = len(data)
+        while data and got < length:
+            data = os.pread(self._fd, length - got, offset + got)
+            parts.append(data)
+            got += len(data)
+        return b"".join(parts) + bytes(length - got)
+
+    def read_cached(self, length: int, offset: int) -> bytes | None:
+        """The same without ever waiting for the disk: None unless memory holds all of it."""
+        if self._in_memory:
+            return self.pread(length, offset)
+        if not self._nowait or offset + length > self._size:
+            return None
+        data = bytearray(length)
+        try:
+            got = os.preadv(self._fd, (data,), offset, os.RWF_NOWAIT)
+        except OSError as error:
+            if error.errno in _CANNOT_NOWAIT:
+                self._nowait = False
+                return None
+            if error.errno == errno.EAGAIN:
+                return None
+            raise
+        return bytes(data) if got == length else None
+
+    def pwrite(self, data: Buffer, offset: int) -> None:
+        """Write all of ``data``; EINVAL beyond the end, for a volume never grows by a write."""
+        length = len(data)
+        self._check(offset, length)
+        done = os.pwrite(self._fd, data, offset)
+        if done != length:
+            self._write_rest(data, offset, done, 0)
+
+    def write_through(self, data: Buffer, offset: int) -> None:
+        """Write all of ``data`` so that it is on stable storage on return (FUA)."""
+        length = len(data)
+        self._check(offset, length)
+        try:
+            done = os.pwritev(self._fd, (data,), offset, os.RWF_DSYNC)
+        except OSError as error:
+            if error.errno not in _CANNOT_NOWAIT:
+                raise
+            self.pwrite(data, offset)
+            os.fdatasync(self._fd)
+            return
+        if done != length:
+            self._write_rest(data, offset, done, os.RWF_DSYNC)
+
+    def _write_rest(self, data: Buffer, offset: int, done: int, flags: int) -> None:
+        """A short write goes on until all is written or the cause of its shortness shows."""
+        with memoryview(data).cast("B") as view:
+            while done < len(view):
+                with view[done:] as rest:
+                    step = os.pwritev(self._fd, (rest,), offset + done, flags)
+                if step == 0:
+                    raise OSError(errno.EIO, "the volume takes no more bytes", str(self.path))
+                done += step
+
+    def punch(self, offset: int, length: int) -> None:
+        """Make a range read as zeros, giving its space back where the volume can.
+
+        Never BLKDISCARD, after which a device may read as anything (PROTOCOL 19): what can be
+        neither punched nor zeroed by the device is overwritten with zeros.
+        """
+        self._check(offset, length)
+        if length == 0:
+            return
+        code = _punch(self._fd, offset, length)
+        if code == 0:
+            return
+        misaligned = self.is_block_device and code == errno.EINVAL
+        if code not in _CANNOT_PUNCH and not misaligned:
+            raise OSError(code, os.strerror(code), str(self.path))
+        with memoryview(ZEROS) as zeros:
+            end = offset + length
+            while offset < end:
+                step = min(len(ZEROS), end - offset)
+                with zeros[:step] as part:
+                    self.pwrite(part, offset)
+                offset += step
+
+    def allocated(self, offset: int, length: int) -> tuple[bool, int]:
+        """Whether the byte at ``offset`` has space, and for how many bytes that stays so
+        (at least 1, ``length`` at the most). In doubt it has."""
+        if not self._seeks_data:
+            return True, length
+        try:
+            data = os.lseek(self._fd, offset, os.SEEK_DATA)
+            if data > offset:
+                return False, min(length, data - offset)
+            hole = os.lseek(self._fd, offset, os.SEEK_HOLE)
+            return True, max(1, min(length, hole - offset))
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return False, length
+            if error.errno not in _CANNOT_SEEK_DATA:
+                raise
+            self._seeks_data = False
+            return True, length
+
+    def is_hole(self, offset: int, length: int) -> bool:
+        """True only if the range is known to read as zeros without reading it."""
+        has_space, run = self.allocated(offset, length)
+        return not has_space and run >= length
+
+    def fdatasync(self) -> None:
+        """Bring every completed write and the size to stable storage."""
+        os.fdatasync(self._fd)
+
+    def truncate(self, size: int) -> None:
+        """Set a file's size. A block device cannot be set: EINVAL unless it has that size."""
+        if self.is_block_device:
+            if self.measure() != size:
+                raise OSError(
+                    errno.EINVAL, f"block device of {self._size} bytes, not {size}", str(self.path)
+                )
+            return
+        os.ftruncate(self._fd, size)
+        self._size = size
+
+    def state(self, name: str) -> VolumeState:
+        """What the spill remembers of this volume; call it after the last ``fdatasync``."""
+        if self.is_block_device:
+            return VolumeState(name, self.measure())
+        status = os.fstat(self._fd)
+        return VolumeState(name, status.st_size, status.st_ino, status.st_mtime_ns)
+
+    def close(self) -> None:
+        """Release the volume and its lock; a second call does nothing."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+    def _check(self, offset: int, length: int) -> None:
+        if offset < 0 or length < 0 or offset + length > self._size:
+            raise OSError(
+                errno.EINVAL, f"range {offset}+{length} beyond {self._size} bytes", str(self.path)
+            )
+
+
+def _check_size(path: Path, size: int, sector: int) -> None:
+    if size <= 0 or size % sector:
+        raise UsageError(
+            f"volume {path}: {size} bytes are no whole number of {sector}-byte blocks",
+            f"choose a size that {sector} divides, or another block size",
+        )
+    if size > VOLUME_BYTES_MAX:
+        raise UsageError(
+            f"volume {path}: {size} bytes are more than the {VOLUME_BYTES_MAX} of one volume",
+            "split it into several volumes of one group",
+        )
+
+
+def _open(path: Path, *, create: bool) -> int:
+    flags = os.O_RDWR | os.O_CLOEXEC
+    try:
+        try:
+            kind = path.stat().st_mode
+        except FileNotFoundError:
+            if not create:
+                raise
+            return os.open(path, flags | os.O_CREAT, 0o600)
+        if not (stat.S_ISREG(kind) or stat.S_ISBLK(kind)):
+            raise UsageError(
+                f"volume {path} is neither a file nor a block device", "name one that is"
+            )
+        # On a block device O_EXCL claims it: the kernel refuses one that is mounted or claimed.
+        return os.open(path, flags | (os.O_EXCL if stat.S_ISBLK(kind) else 0))
+    except FileNotFoundError:
+        if create:
+            raise StateError(
+                f"volume {path} has no directory to be in", "create its directory first"
+            ) from None
+        raise StateError(
+            f"volume {path} does not exist",
+            "correct the path, or give --size to have a sparse file made",
+        ) from None
+    except PermissionError:
+        raise StateError(
+            f"volume {path} may not be opened for writing",
+            "change its owner or mode, or run as a user who may",
+        ) from None
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise _in_use(path) from None
+        raise StateError(
+            f"volume {path} cannot be opened: {error.strerror}", "see whether the path is right"
+        ) from None
+
+
+def _lock(fd: int, path: Path) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise _in_use(path) from None
+    except OSError as error:
+        raise StateError(
+            f"volume {path} cannot be locked: {error.strerror}",
+            "put it on a file system that has flock",
+        ) from None
+
+
+def _in_use(path: Path) -> StateError:
+    return StateError(
+        f"volume {path} is in use by another process",
+        f"stop that one (fuser -v {path} names it), or unmount it",
+    )
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path.resolve().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _punch(fd: int, offset: int, length: int) -> int:
+    """``fallocate`` with PUNCH_HOLE; the errno, 0 for success."""
+    while True:
+        if _libc.fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, offset, length) == 0:
+            return 0
+        code = ctypes.get_errno()
+        if code != errno.EINTR:
+            return code
+
+
+def _punches(fd: int, size: int) -> bool:
+    """Whether a file can be punched; tried behind its end, where there is nothing to lose."""
+    behind = -(-size // SECTOR_BYTES) * SECTOR_BYTES + MIB
+    return _punch(fd, behind, SECTOR_BYTES) == 0
+
+
+def _zeroes_offloaded(device: int) -> bool:
+    """Whether a block device zeroes ranges by itself (queue/write_zeroes_max_bytes)."""
+    node = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}")
+    for queue in (node / "queue", node / ".." / "queue"):  # a partition has its disk's queue
+        try:
+            return int((queue / "write_zeroes_max_bytes").read_text(encoding="ascii")) > 0
+        except (OSError, ValueError):
+            continue
+    return False
+
+
+def _file_system(device: int) -> str:
+    """The type of the mounted file system with this device number, empty if it is not found."""
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    for line in mounts.splitlines():
+        fields = line.split()
+        if len(fields) > 4 and fields[2] == wanted and "-" in fields:
+            return fields[fields.index("-") + 1]
+    return ""

@@ -55,7 +55,16 @@ class LinkQueue:
     Invariant: the record at place i, sent ones first, has link sequence ``first_n`` + i.
     """
 
-    __slots__ = ("first_n", "generation", "log", "numbered", "sent", "sent_bytes", "unsent", "unsent_bytes")
+    __slots__ = (
+        "first_n",
+        "generation",
+        "log",
+        "numbered",
+        "sent",
+        "sent_bytes",
+        "unsent",
+        "unsent_bytes",
+    )
 
     def __init__(self, log: OrderedLog) -> None:
         self.log = log
@@ -99,11 +108,14 @@ class LinkQueue:
         A GENERATION record only ever stands first in a batch, and END last, so that the header's
         generation holds for all of it.
         """
-        first_n, unsent, batch = self.next_n, self.unsent, []
+        first_n, unsent = self.next_n, self.unsent
+        batch: list[Record] = []
         size = 0
         while unsent and len(batch) < BATCH_RECORDS_MAX:
             record = unsent[0]
-            if batch and (record.entry[0] == _GENERATION or size + len(record.payload) > BATCH_BYTES_MAX):
+            if batch and (
+                record.entry[0] == _GENERATION or size + len(record.payload) > BATCH_BYTES_MAX
+            ):
                 break
             batch.append(unsent.popleft())
             size += len(record.payload)
@@ -144,7 +156,9 @@ class LinkQueue:
             self.unsent.appendleft(record)
         self.unsent_bytes += self.sent_bytes
         self.sent_bytes = 0
-        assert not self.numbered or self.first_n == next_n, "a session must begin where the queue does"
+        assert not self.numbered or self.first_n == next_n, (
+            "a session must begin where the queue does"
+        )
         self.first_n = next_n
 
     def drop(self, *, sent_too: bool) -> list[Record]:

@@ -7,22 +7,19 @@ of many.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pratima_iscsi.blocks import BlockRange
 from pratima_iscsi.operations import Done
 from pratima_iscsi.positions import History
 from pratima_iscsi.replication.messages import Message
-
-if TYPE_CHECKING:
-    from pratima_iscsi.backstore import Operation
+from pratima_iscsi.replication.operation import Operation
 
 
 @dataclass(frozen=True, slots=True)
 class WriteLocal:
     """Write these to their volumes, in this order; answer with ``local_done``."""
 
-    operations: Sequence["Operation"]
+    operations: Sequence[Operation]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,28 +27,28 @@ class UpdateLocal:
     """Read the range, in order with the writes before it, and apply ``operation.transform``; answer
     with ``update_read``."""
 
-    operation: "Operation"
+    operation: Operation
 
 
 @dataclass(frozen=True, slots=True)
 class FlushLocal:
     """Fdatasync the volume, begun now or later, off the loop; answer with ``local_done``."""
 
-    operation: "Operation"
+    operation: Operation
 
 
 @dataclass(frozen=True, slots=True)
 class Complete:
     """Tell each operation's ``done``."""
 
-    operations: Sequence["Operation"]
+    operations: Sequence[Operation]
 
 
 @dataclass(frozen=True, slots=True)
 class Settle:
     """Tell ``done``: every operation before has settled locally."""
 
-    done: "Done"
+    done: Done
 
 
 @dataclass(frozen=True, slots=True)

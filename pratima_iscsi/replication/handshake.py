@@ -157,6 +157,13 @@ RULES: Final[tuple[Rule, ...]] = (
         alarm=True,
     ),
     Rule(
+        "primary lost power",
+        lambda s, r: s.held,
+        Verdict.HOLD,
+        "primary lost power: the replica may hold acknowledged writes",
+        alarm=True,
+    ),
+    Rule(
         "unknown end",
         _unknown_end,
         Verdict.COMPARE,
@@ -167,13 +174,6 @@ RULES: Final[tuple[Rule, ...]] = (
         lambda s, r: not s.history.holds(r.history.position) and not s.comparing,
         Verdict.DIVERGED,
         "the replica's position is not on this group's history",
-        alarm=True,
-    ),
-    Rule(
-        "primary lost power",
-        lambda s, r: s.held,
-        Verdict.HOLD,
-        "primary lost power: the replica may hold acknowledged writes",
         alarm=True,
     ),
     Rule(
@@ -202,7 +202,9 @@ RULES: Final[tuple[Rule, ...]] = (
         Verdict.CONTINUE,
         "the open resync transaction goes on",
     ),
-    Rule("log holds all", _log_holds_all, Verdict.REPLAY, "the log still holds all that is missing"),
+    Rule(
+        "log holds all", _log_holds_all, Verdict.REPLAY, "the log still holds all that is missing"
+    ),
     Rule(
         "block write table",
         lambda s, r: True,
@@ -220,6 +222,4 @@ def decide(source: SourceFacts, replica: ReplicaFacts) -> Rule:
 
 def history_of(generation: int, sequence: int, ancestry: tuple[tuple[int, int], ...]) -> History:
     """A history from the plain numbers of a message."""
-    return History(
-        Position(generation, sequence), tuple(Ancestor(*pair) for pair in ancestry)
-    )
+    return History(Position(generation, sequence), tuple(Ancestor(*pair) for pair in ancestry))

@@ -18,8 +18,8 @@ from typing import Final, Protocol
 
 from pratima_iscsi import limits
 from pratima_iscsi.block_write_table import BlockWriteTable
-from pratima_iscsi.ordered_log import LinkQueue, OrderedLog
 from pratima_iscsi.operations import COUNTED, RecordKind
+from pratima_iscsi.ordered_log import LinkQueue, OrderedLog
 from pratima_iscsi.positions import ORIGIN, History, Position
 from pratima_iscsi.records import NO_HISTORY, End, Record, make_record
 from pratima_iscsi.replication import handshake
@@ -60,7 +60,13 @@ _REFUSALS: Final = {
 _COMMIT_NOW: Final = frozenset({RecordKind.FLUSH, RecordKind.END, RecordKind.VERIFY})
 """Kinds that somebody waits for: the replica commits them without delay."""
 _RETRIED: Final = frozenset(
-    {Connection.WAITING, Connection.REFUSED, Connection.DIVERGED, Connection.FAILED, Connection.HELD}
+    {
+        Connection.WAITING,
+        Connection.REFUSED,
+        Connection.DIVERGED,
+        Connection.FAILED,
+        Connection.HELD,
+    }
 )
 
 
@@ -108,7 +114,9 @@ class Group(Protocol):
 class Link:
     """The state of one link. All times are the caller's monotonic seconds."""
 
-    def __init__(self, group: Group, index: int, options: LinkOptions, saved: SavedLink | None) -> None:
+    def __init__(
+        self, group: Group, index: int, options: LinkOptions, saved: SavedLink | None
+    ) -> None:
         volumes = len(group.sizes)
         self.group = group
         self.index = index
@@ -170,6 +178,7 @@ class Link:
             self.table.fill(self.group.sizes)
             return
         self.ever_sync |= saved.ever_sync
+        self.degraded = saved.degraded and self.options.mode is not Mode.ASYNC
         self.synced_once = saved.synced_once
         if not saved.enabled:
             self._connect_state(Connection.DISABLED, "disabled by the operator")
@@ -231,8 +240,6 @@ class Link:
     def wants(self, volume: int, first: int, end: int) -> bool:
         """Whether a write of these blocks goes into the queue; if not, they are in the table."""
         if self.replication is Replication.STREAM:
-            if self.transaction is not None and self.table:
-                self.transaction.note_write(volume, first, end)
             return True
         if self.replication is Replication.TRANSACTION:
             assert self.transaction is not None
@@ -274,7 +281,9 @@ class Link:
             self.replicate_by(Replication.TABLE, reason)
         elif RecordKind.END in kinds:
             self.transaction.end = None
-            self.replicate_by(Replication.TRANSACTION, "its END was dropped with the log: open again")
+            self.replicate_by(
+                Replication.TRANSACTION, "its END was dropped with the log: open again"
+            )
         elif self.transaction.end is not None:
             self.replicate_by(Replication.TABLE, reason)
 
@@ -583,9 +592,14 @@ class Link:
             self.received_sequence = max(self.received_sequence, sequence)
         self._confirm(ack.durable, now)
         theirs = Position(ack.generation, ack.sequence)
-        if theirs == self.base and not self.confirming_transaction and self.base_history not in (
-            NO_HISTORY,
-            ack.history,
+        if (
+            theirs == self.base
+            and not self.confirming_transaction
+            and self.base_history
+            not in (
+                NO_HISTORY,
+                ack.history,
+            )
         ):
             self.must_compare = True
             self._tell(Closed(self.session, "the write histories differ"))
@@ -681,14 +695,14 @@ class Link:
             )
             if not transaction.direct:
                 transaction.sent.add_records(batch)
-        sequence = 0 if transaction is not None else batch[-1].sequence
+        sequence = 0 if transaction is not None else _last_sequence(batch)
         header = BatchHeader(
             group=self.group.offer()[0],
             session=self.session,
             incarnation=self.group.incarnation,
             first_n=first_n,
             generation=generation,
-            commit_now=self.waits and self.options.mode is Mode.SYNC
+            commit_now=(self.waits and self.options.mode is Mode.SYNC)
             or any(record.entry[0] in _COMMIT_NOW for record in batch),
         )
         frame = encode_batch(header, batch)
@@ -743,3 +757,8 @@ class Link:
         if self.returning and self.durable_sequence >= self.unreplicated_sequence:
             self.degrading = True
             self.group.emit(PersistDegraded(self.index, False))
+
+
+def _last_sequence(batch: list[Record]) -> int:
+    """Sequence of the last counted record, 0 if there is none."""
+    return next((sequence for record in reversed(batch) if (sequence := record.sequence)), 0)

@@ -150,12 +150,14 @@ def encode(message: Message) -> bytes:
 
 def decode_to_replica(data: bytes) -> ToReplica:
     """A source's message; raises RemoteProtocolError for anything else."""
-    return _decode(_to_replica, data)
+    message: ToReplica = _decode(_to_replica, data)
+    return message
 
 
 def decode_to_source(data: bytes) -> ToSource:
     """A replica's message; raises RemoteProtocolError for anything else."""
-    return _decode(_to_source, data)
+    message: ToSource = _decode(_to_source, data)
+    return message
 
 
 def _decode(decoder: "msgspec.msgpack.Decoder[T]", data: bytes) -> T:

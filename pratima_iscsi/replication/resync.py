@@ -52,6 +52,8 @@ class Resync:
         self.key = secrets.token_bytes(VERIFY_KEY_BYTES)
         self.sweeping = False
         self.appended_at = 0.0
+        self.swept_in_vain = False
+        """The last sweep found blocks outside the page cache: they are read off the loop first."""
 
     # --- events --------------------------------------------------------------------------------
 
@@ -67,7 +69,10 @@ class Resync:
         """When a step that only waits for time is due."""
         link = self.link
         if link.replication is Replication.TABLE:
-            return max(now + limits.HEARTBEAT_SECONDS / 10, link.overflowed_at + limits.OVERFLOW_DWELL_SECONDS)
+            return max(
+                now + limits.HEARTBEAT_SECONDS / 10,
+                link.overflowed_at + limits.OVERFLOW_DWELL_SECONDS,
+            )
         if link.replication is Replication.TRANSACTION:
             return now + limits.HEARTBEAT_SECONDS / 10
         return now + limits.HEARTBEAT_SECONDS
@@ -147,7 +152,9 @@ class Resync:
         pace = limits.RESYNC_READ_BYTES / limits.RESYNC_RATE_MIN_BYTES
         if now - self.appended_at >= pace and log.fits(2 * limits.RESYNC_READ_BYTES):
             return link.resync_unconfirmed <= link.credit // 2
-        under_way = limits.RESYNC_READ_BYTES * len(link.transaction.reads if link.transaction else ())
+        under_way = limits.RESYNC_READ_BYTES * len(
+            link.transaction.reads if link.transaction else ()
+        )
         return log.bytes < log.low_mark and link.resync_unconfirmed + under_way <= link.credit // 2
 
     def _free(self, transaction: Transaction, table: BlockWriteTable) -> BlockWriteTable:
@@ -183,15 +190,12 @@ class Resync:
                 break
             pieces.append(piece)
             blocks += min(piece.count, _READ_BLOCKS)
-        few = len(table) * BLOCK_BYTES <= self._sweep_bytes()
+        few = not self.link.unverified and len(table) * BLOCK_BYTES <= self._sweep_bytes()
         if not pieces or (few and not self.swept_in_vain):
             return False
         self.swept_in_vain = False
         self._read(transaction, tuple(pieces))
         return True
-
-    swept_in_vain = False
-    """The last sweep found blocks outside the page cache: read them off the loop first."""
 
     def _sweep_bytes(self) -> int:
         return min(limits.SWEEP_BYTES_MAX, self.link.group.log.limit // 2)
@@ -202,7 +206,9 @@ class Resync:
         if transaction.asked or link.unverified or transaction.unreadable:
             return False
         left = len(link.table) * BLOCK_BYTES
-        if left > self._sweep_bytes() or not link.group.log.fits(left + len(link.table) * 256 + 4096):
+        if left > self._sweep_bytes() or not link.group.log.fits(
+            left + len(link.table) * 256 + 4096
+        ):
             return False
         if not link.group.hold_writes():
             return False
@@ -246,7 +252,12 @@ class Resync:
         self.link.pump(now)
 
     def _bring(
-        self, transaction: Transaction, watch: Watch, piece: BlockRange, answer: BlocksRead, now: float
+        self,
+        transaction: Transaction,
+        watch: Watch,
+        piece: BlockRange,
+        answer: BlocksRead,
+        now: float,
     ) -> None:
         if watch.compare and answer.data is not None:
             self._ask_replica(transaction, watch, piece, answer.blocks, answer.data, now)
@@ -296,7 +307,9 @@ class Resync:
     ) -> None:
         transaction.unreadable.add(piece.volume, piece.first, piece.end)
         transaction.retry_unreadable_at = now + limits.UNREADABLE_RETRY_SECONDS
-        reason = f"primary cannot read block {piece.first} of volume {piece.volume}: {error.strerror}"
+        reason = (
+            f"primary cannot read block {piece.first} of volume {piece.volume}: {error.strerror}"
+        )
         self.link.replicate_by(Replication.TRANSACTION, reason, alarm=True)
 
     def _swept(self, transaction: Transaction, now: float) -> None:
@@ -369,6 +382,3 @@ def block_digests(data: bytes, key: bytes) -> bytes:
         blake2b(data[at : at + BLOCK_BYTES], digest_size=VERIFY_DIGEST_BYTES, key=key).digest()
         for at in range(0, len(data), BLOCK_BYTES)
     )
-
-
-

@@ -43,6 +43,8 @@ class LinkState:
     """Whether the link ever was in semi-sync or sync mode."""
     synced_once: bool = False
     """Whether an END was ever confirmed."""
+    degraded: bool = True
+    """The degraded mark, as its own file had it at the start; a new link is degraded."""
     enabled: bool = True
     base: Position = ORIGIN
     """The replica's durable position at the last acknowledgement."""

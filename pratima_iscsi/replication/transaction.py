@@ -57,7 +57,14 @@ class Transaction:
 
     @classmethod
     def begin(
-        cls, transaction: int, volumes: int, *, direct: bool, comparing: bool, blocks: int, now: float
+        cls,
+        transaction: int,
+        volumes: int,
+        *,
+        direct: bool,
+        comparing: bool,
+        blocks: int,
+        now: float,
     ) -> "Transaction":
         """A transaction that begins at ``now`` with ``blocks`` to bring over."""
         return cls(
@@ -92,7 +99,9 @@ class Transaction:
             self.asked.discard(piece.volume, piece.first, piece.end)
 
 
-def unwritten_runs(piece: BlockRange, blocks: int, written: BlockWriteTable) -> list[tuple[int, int]]:
+def unwritten_runs(
+    piece: BlockRange, blocks: int, written: BlockWriteTable
+) -> list[tuple[int, int]]:
     """The spans, relative to ``piece``, of its first ``blocks`` blocks that were not written since."""
     if not written.meets(piece.volume, piece.first, piece.first + blocks):
         return [(0, blocks)]

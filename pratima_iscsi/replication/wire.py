@@ -32,7 +32,9 @@ FRAME_BYTES_LEAST: Final = HEADER.size + _DIGEST.size
 COMMIT_NOW: Final = 1
 """Header flag: the replica syncs its journal at once after this batch."""
 
-_WITHOUT_PAYLOAD = frozenset({RecordKind.ZERO, RecordKind.RESIZE, RecordKind.RESYNC_ZERO, RecordKind.FLUSH})
+_WITHOUT_PAYLOAD = frozenset(
+    {RecordKind.ZERO, RecordKind.RESIZE, RecordKind.RESYNC_ZERO, RecordKind.FLUSH}
+)
 _WITH_DATA = frozenset({RecordKind.WRITE, RecordKind.RESYNC})
 _KINDS = frozenset(RecordKind)
 

@@ -1,0 +1,530 @@
+"""The mirrored backstore of a group: accept, order, mark, mirror, complete.
+
+The state machine of a group's source. It gives every write its place in the one order, puts it into
+each link's queue or table BEFORE the local volume sees it, and says when it completes. It does no
+I/O, reads no clock and starts no thread: events and the time come in, effects go out, and the same
+code runs under the daemon and under the simulator.
+
+    operations ─► admit ─► order, log, table ─► WriteLocal ─► local_done ─► Complete
+                    ▲                                            │
+              barriers, room                     waits for replicas (sync, semi-sync)
+
+One rule: log ∪ table ∪ T ∪ writes in flight ⊇ every block in which primary and replica differ.
+"""
+
+import errno
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from xxhash import xxh3_64_digest, xxh3_128_digest
+
+from pratima_iscsi import limits
+from pratima_iscsi.block_write_table import BlockWriteTable
+from pratima_iscsi.blocks import BLOCK_BYTES
+from pratima_iscsi.operations import Done, RecordKind
+from pratima_iscsi.ordered_log import OrderedLog
+from pratima_iscsi.positions import NO_GENERATION, Ancestor, new_generation
+from pratima_iscsi.records import (
+    ENTRY,
+    NO_HISTORY,
+    GenerationBegin,
+    Record,
+    make_record,
+    seed_history,
+)
+from pratima_iscsi.replication.effects import (
+    BlocksRead,
+    Complete,
+    Effect,
+    FlushLocal,
+    PersistGeneration,
+    Report,
+    Settle,
+    UpdateLocal,
+    WriteLocal,
+)
+from pratima_iscsi.replication.link import Link, LinkOptions
+from pratima_iscsi.replication.messages import Message, VolumeOffer
+from pratima_iscsi.replication.operation import FLUSH, UPDATE, WRITE, Operation
+from pratima_iscsi.replication.source_state import LinkState, SourceState, StopKind, VolumeState
+from pratima_iscsi.replication.states import Connection, Mode
+
+
+@dataclass(frozen=True, slots=True)
+class GroupOptions:
+    """A group as the operator set it up."""
+
+    volumes: tuple[VolumeOffer, ...]
+    links: tuple[LinkOptions, ...] = ()
+    log_bytes: int = limits.LOG_BYTES_DEFAULT
+
+
+class Backstore:
+    """One group at its source. All times are the caller's monotonic seconds."""
+
+    def __init__(
+        self,
+        options: GroupOptions,
+        state: SourceState,
+        *,
+        new_id: Callable[[], int] = new_generation,
+    ) -> None:
+        self.options = options
+        self.sizes = tuple(volume.size for volume in options.volumes)
+        self.new_id = new_id
+        self.incarnation = new_id()
+        self.log = OrderedLog(options.log_bytes)
+        self.effects: list[Effect] = []
+        self.emit: Callable[[Effect], None] = self.effects.append
+        self._state = state
+        clean = state.stop in (StopKind.CLEAN, StopKind.NONE)
+        self.unclean = not clean
+        self.history = state.history
+        self.digest = state.digest
+        if self.unclean and state.history.position.generation != NO_GENERATION:
+            # Nobody knows where the old generation ended: nothing may be said in its name.
+            self.history = state.history.begin(new_id(), clean=False)
+            self.digest = seed_history(self.history.position.generation, NO_HISTORY)
+        self._next = (self.history, self.digest)
+        self._begun = False
+        self._beginning = False
+        self._waiting: deque[Operation] = deque()
+        """Operations that no barrier has let in yet."""
+        self._barrier: object | None = None
+        self._pending: deque[Operation] = deque()
+        """Written locally, waiting for replicas, in order of sequence."""
+        self._pending_durable: deque[Operation] = deque()
+        """The same for flushes and FUA writes: they wait for durability whatever the mode."""
+        self._in_flight: dict[int, Operation] = {}
+        self._settlers: list[tuple[set[int], Done]] = []
+        self._failed_volumes: set[int] = set()
+        self._stopping = False
+        saved = {link.name: link for link in state.links}
+        self.links = [
+            Link(self, index, link, saved.get(link.name))
+            for index, link in enumerate(options.links)
+        ]
+        if self.unclean:
+            for link in self.links:
+                link.lost_power = state.stop is StopKind.POWER_LOST and link.ever_sync
+        self.transfer_bytes_max = min(limits.TRANSFER_BYTES_MAX, options.log_bytes // 4)
+
+    def take_effects(self) -> list[Effect]:
+        """The effects since the last call, in order."""
+        if not self.effects:
+            return []
+        taken = list(self.effects)
+        self.effects.clear()
+        return taken
+
+    # --- what links ask ------------------------------------------------------------------------
+
+    def offer(self) -> tuple[bytes, str, bytes, tuple[VolumeOffer, ...]]:
+        """Group id, group name, node id, volumes."""
+        state = self._state
+        return state.group, state.name, state.node, self.options.volumes
+
+    def history_begun(self) -> bool:
+        """After an unclean stop a generation begins before the first resync: END starts a new
+        history whose initial image is this volume, and the old generation's end is unknown."""
+        if self._begun or not self.unclean or self.history.position.generation == NO_GENERATION:
+            return True
+        self._begin_generation()
+        return False
+
+    def hold_writes(self) -> bool:
+        """Admit nothing until ``release_writes``; False if something else holds them already."""
+        if self._barrier is not None or self._waiting:
+            return False
+        self._barrier = self
+        return True
+
+    def release_writes(self, now: float) -> None:
+        """Lift the hold, and admit what has waited."""
+        if self._barrier is self:
+            self._barrier = None
+            self._admit_waiting(now)
+
+    # --- operations ----------------------------------------------------------------------------
+
+    def submit(self, operations: Sequence[Operation], now: float) -> None:
+        """Writes, zeroes, updates and flushes as they arrived, in order."""
+        if self._stopping:
+            self._refuse(operations, errno.ESHUTDOWN)
+            return
+        if len(self._waiting) + len(operations) > limits.ADMISSIONS_MAX:
+            self._refuse(operations, errno.EBUSY)
+            return
+        for operation in operations:
+            operation.started = now
+        self._waiting.extend(operations)
+        self._admit_waiting(now)
+
+    def _refuse(self, operations: Sequence[Operation], code: int) -> None:
+        for operation in operations:
+            operation.error = OSError(code, "the group takes no more operations now")
+        self.emit(Complete(list(operations)))
+
+    def _admit_waiting(self, now: float) -> None:
+        """Admit from the front of the line until something holds the rest back."""
+        waiting = self._waiting
+        admitted: list[Operation] = []
+        while waiting and self._barrier is None:
+            operation = waiting[0]
+            if operation.kind == FLUSH:
+                waiting.popleft()
+                self._write_out(admitted)
+                self._flush(operation, now)
+                continue
+            if operation.volume in self._failed_volumes:
+                waiting.popleft()
+                operation.error = OSError(errno.EIO, "the volume failed and takes no writes")
+                self._settled(operation)
+                self.emit(Complete((operation,)))
+                continue
+            if not self._begun:
+                self._begin_generation()
+                break
+            if operation.kind == UPDATE:
+                waiting.popleft()
+                self._barrier = operation
+                self._in_flight[id(operation)] = operation
+                self._write_out(admitted)
+                self.emit(UpdateLocal(operation))
+                break
+            if not self._order(operation, now):
+                break
+            waiting.popleft()
+            admitted.append(operation)
+        self._write_out(admitted)
+
+    def _write_out(self, admitted: list[Operation]) -> None:
+        if admitted:
+            self.emit(WriteLocal(admitted.copy()))
+            admitted.clear()
+
+    def _order(self, operation: Operation, now: float) -> bool:
+        """Give the operation its position, and put it into each link's queue or table.
+
+        False when it must wait for room in the log: a synchronous link would lose it otherwise.
+        """
+        payload = operation.payload
+        first = operation.offset // BLOCK_BYTES
+        end = (operation.offset + operation.length + BLOCK_BYTES - 1) // BLOCK_BYTES
+        if (
+            self.links
+            and not self.log.fits(len(payload))
+            and not self._make_room(len(payload), now)
+        ):
+            return False
+        sequence = self.history.position.sequence + 1
+        self.history = self.history.at(sequence)
+        operation.sequence = sequence
+        self._in_flight[id(operation)] = operation
+        if not self.links:
+            return True
+        entry = ENTRY.pack(
+            operation.kind,
+            0,
+            operation.volume,
+            len(payload),
+            sequence,
+            operation.offset,
+            operation.length,
+        )
+        self.digest = xxh3_128_digest(self.digest + entry + xxh3_64_digest(payload))
+        record = operation.record = Record(entry, payload, self.digest)
+        for link in self.links:
+            if not link.wants(operation.volume, first, end):
+                continue
+            if record.links or self.log.fits(len(payload)):
+                link.take(record, now)
+            else:
+                # What was sent holds all the room: the write is dropped before it was queued.
+                link.overflow(now)
+                link.mark(operation.volume, first, end)
+        return True
+
+    def _make_room(self, payload_bytes: int, now: float) -> bool:
+        """Overflow the links that may; False when a waiting link must first confirm something."""
+        for link in sorted(self.links, key=lambda link: -link.queue.bytes):
+            if self.log.fits(payload_bytes):
+                return True
+            if not link.waits and link.queue.bytes:
+                link.overflow(now)
+        if self.log.fits(payload_bytes):
+            return True
+        return not any(link.waits and link.queue.bytes for link in self.links)
+
+    def _begin_generation(self) -> None:
+        if self._beginning or self._begun:
+            return
+        self._beginning = True
+        if not self.unclean or self.history.position.generation == NO_GENERATION:
+            generation = self.new_id()
+            history = self.history.begin(generation)
+            self._next = (history, seed_history(generation, self.digest))
+        self.emit(PersistGeneration(*self._next))
+
+    def generation_persisted(self, now: float) -> None:
+        """The clean mark is erased and the generation on disk: writes may be admitted."""
+        self.history, self.digest = self._next
+        self._begun, self._beginning = True, False
+        ancestry = self.history.ancestry
+        parent = ancestry[-1] if ancestry else Ancestor(NO_GENERATION, 0)
+        generation = self.history.position.generation
+        begin = GenerationBegin(generation, parent.generation, parent.last)
+        record = make_record(RecordKind.GENERATION, payload=begin.encode())
+        for link in self.links:
+            link.begin_generation(record, now)
+        self.emit(Report(None, "generation", f"{self.history.position}"))
+        self._admit_waiting(now)
+        self.pump(now)
+
+    def update_read(self, operation: Operation, new: bytes | None, now: float) -> None:
+        """The outcome of an update's read: the bytes to write, or None (``error`` may say why)."""
+        assert self._barrier is operation
+        self._barrier = None
+        del self._in_flight[id(operation)]
+        if new is None or operation.error is not None:
+            self._settled(operation)
+            self.emit(Complete((operation,)))
+        else:
+            operation.changed = True
+            operation.kind, operation.payload, operation.transform = WRITE, new, None
+            self._waiting.appendleft(operation)
+        self._admit_waiting(now)
+
+    def local_done(self, operations: Sequence[Operation], now: float) -> None:
+        """These are on their volume (writes) or on stable storage (flushes), or carry an error."""
+        finished: list[Operation] = []
+        waits = any(link.waits for link in self.links)
+        for operation in operations:
+            self._in_flight.pop(id(operation), None)
+            if self._settlers:
+                self._settled(operation)
+            if operation.error is not None:
+                self._local_failed(operation)
+                finished.append(operation)
+            elif not waits:
+                finished.append(operation)
+            elif operation.kind == FLUSH or operation.fua:
+                self._pending_durable.append(operation)
+            else:
+                self._pending.append(operation)
+        if finished:
+            self._complete(finished)
+        if waits:
+            self.confirmed(now)
+
+    def _local_failed(self, operation: Operation) -> None:
+        if operation.kind == FLUSH:
+            self._failed_volumes.add(operation.volume)
+            reason = f"fdatasync of volume {operation.volume} failed: it takes no more writes"
+            self.emit(Report(None, "volume failed", reason, alarm=True))
+            return
+        reason = f"a write to volume {operation.volume} failed: {operation.error}"
+        self.emit(Report(None, "write failed", reason, alarm=True))
+        if operation.record is not None:
+            for link in self.links:
+                link.mark_failed(operation.record)
+
+    @property
+    def volume_failed(self) -> bool:
+        """Whether a flush failed: this run then counts as an unclean stop."""
+        return bool(self._failed_volumes)
+
+    def _complete(self, operations: list[Operation]) -> None:
+        for link in self.links:
+            if link.degraded and link.options.mode is not Mode.ASYNC:
+                link.unreplicated_sequence = max(
+                    link.unreplicated_sequence, operations[-1].sequence
+                )
+        self.emit(Complete(operations))
+
+    # --- flush and settle ----------------------------------------------------------------------
+
+    def _flush(self, operation: Operation, now: float) -> None:
+        # Before the first write of a generation there is nothing of it to wait for.
+        operation.sequence = self.history.position.sequence if self._begun else 0
+        self._in_flight[id(operation)] = operation
+        self.emit(FlushLocal(operation))
+        for link in self.links:
+            if link.waits:
+                link.flush(now)
+
+    def settle(self, done: Done) -> None:
+        """Tell ``done`` when every operation before this call is written locally, or has failed."""
+        open_now = {*self._in_flight, *(id(operation) for operation in self._waiting)}
+        if open_now:
+            self._settlers.append((open_now, done))
+        else:
+            self.emit(Settle(done))
+
+    def _settled(self, operation: Operation) -> None:
+        for settler in self._settlers.copy():
+            settler[0].discard(id(operation))
+            if not settler[0]:
+                self._settlers.remove(settler)
+                self.emit(Settle(settler[1]))
+
+    # --- waiting for replicas ------------------------------------------------------------------
+
+    def confirmed(self, now: float) -> None:
+        """Complete whatever no longer waits: watermarks moved, or a link stopped being waited for."""
+        if self._pending or self._pending_durable:
+            waiting = [link for link in self.links if link.waits]
+            everything = self.history.position.sequence
+            durable = min((link.durable_sequence for link in waiting), default=everything)
+            received = min(
+                (
+                    link.durable_sequence
+                    if link.options.mode is Mode.SYNC
+                    else max(link.received_sequence, link.durable_sequence)
+                    for link in waiting
+                ),
+                default=everything,
+            )
+            finished = [*_up_to(self._pending, received), *_up_to(self._pending_durable, durable)]
+            if finished:
+                finished.sort(key=lambda operation: operation.sequence)
+                self._complete(finished)
+        if self._waiting and self._barrier is None and self._begun:
+            self._admit_waiting(now)
+
+    def _watch_waits(self, now: float) -> None:
+        """Degrade the links for which the oldest waiting write has waited too long."""
+        oldest = min(
+            (
+                queue[0].started
+                for queue in (self._pending, self._pending_durable, self._waiting)
+                if queue
+            ),
+            default=None,
+        )
+        for link in self.links:
+            if oldest is not None and link.waits and not link.options.block:
+                if now - oldest >= link.options.sync_timeout and self._owes(link):
+                    link.degrade()
+            link.try_return(now)
+
+    def _owes(self, link: Link) -> bool:
+        """Whether something waits for this link in particular."""
+        if self._waiting and self._barrier is None:
+            return True
+        heads = [queue[0].sequence for queue in (self._pending, self._pending_durable) if queue]
+        return any(sequence > link.durable_sequence for sequence in heads)
+
+    # --- events of links -----------------------------------------------------------------------
+
+    def control(self, link: int, message: Message, now: float) -> None:
+        """A control message of the replica of link ``link``."""
+        self.links[link].control(message, now)
+
+    def data_ready(self, link: int, session: bytes, now: float) -> None:
+        """The data channel of a session is up."""
+        self.links[link].data_ready(session, now)
+
+    def data_lost(self, link: int, session: bytes, reason: str, now: float) -> None:
+        """The data channel of a session is gone."""
+        self.links[link].data_lost(session, reason, now)
+
+    def blocks_read(self, link: int, read: int, answers: Sequence[BlocksRead], now: float) -> None:
+        """The answer to a ReadBlocks."""
+        self.links[link].resync.blocks_read(read, answers, now)
+
+    def degraded_persisted(self, link: int, degraded: bool, now: float) -> None:
+        """The answer to a PersistDegraded."""
+        self.links[link].degraded_persisted(degraded, now)
+
+    def pump(self, now: float) -> None:
+        """Send what is due: once per wake-up, after everything that it brought."""
+        for link in self.links:
+            link.pump(now)
+
+    def tick(self, now: float) -> None:
+        """Do what is due at ``now``."""
+        for link in self.links:
+            link.tick(now)
+        self._watch_waits(now)
+
+    def next_timer(self, now: float) -> float:
+        """When ``tick`` is due next, at the latest."""
+        due = min((link.next_timer(now) for link in self.links), default=now + 60.0)
+        if self._pending or self._pending_durable or self._waiting:
+            due = min(due, now + limits.SYNC_TIMEOUT_SECONDS_MIN / 5)
+        return due
+
+    # --- controls and stop ---------------------------------------------------------------------
+
+    def resync_from_primary(self, now: float) -> None:
+        """The operator says that the primary's content is the truth after a power cut."""
+        for link in self.links:
+            link.lost_power = False
+            link.retry_at = now
+
+    def begin_stop(self) -> None:
+        """Refuse new operations from now on; safe to call twice."""
+        self._stopping = True
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is in flight or waits, and every link that can has confirmed all."""
+        busy = self._in_flight or self._pending or self._pending_durable or self._waiting
+        owed = any(link.connection is Connection.OPEN and len(link.queue) for link in self.links)
+        return not busy and not owed
+
+    @property
+    def settled(self) -> bool:
+        """Whether every admitted operation is written locally."""
+        return not self._in_flight
+
+    def snapshot(self, volumes: Sequence[VolumeState], boot_id: str) -> SourceState:
+        """What a clean stop spills; the caller has synced every volume."""
+        state = self._state
+        return SourceState(
+            group=state.group,
+            name=state.name,
+            node=state.node,
+            history=self.history,
+            digest=self.digest,
+            volumes=tuple(volumes),
+            links=tuple(map(_saved_link, self.links)),
+            boot_id=boot_id,
+            stop=StopKind.CLEAN,
+        )
+
+    def in_flight_cover(self) -> BlockWriteTable:
+        """Blocks of operations that are admitted and not yet written locally."""
+        table = BlockWriteTable(len(self.sizes))
+        for operation in self._in_flight.values():
+            if operation.record is not None:
+                table.add(operation.volume, *operation.record.blocks)
+        return table
+
+    def waiting_for_replica(self) -> int:
+        """Operations that are written locally and wait for a replica."""
+        return len(self._pending) + len(self._pending_durable)
+
+
+def _up_to(queue: deque[Operation], sequence: int) -> list[Operation]:
+    taken = []
+    while queue and queue[0].sequence <= sequence:
+        taken.append(queue.popleft())
+    return taken
+
+
+def _saved_link(link: Link) -> LinkState:
+    known = not link.must_compare
+    return LinkState(
+        name=link.options.name,
+        ever_sync=link.ever_sync,
+        synced_once=link.synced_once,
+        enabled=link.connection is not Connection.DISABLED,
+        base=link.base,
+        base_history=link.base_history,
+        direct_transaction=link.direct_id,
+        table=link.cover().serialize() if known else (),
+        unverified=link.unverified.serialize() if known else (),
+    )

@@ -51,7 +51,7 @@ class Pinned:
 
     @property
     def pid(self) -> int:
-        """taskset and setpriv both exec, so this is the daemon itself."""
+        """Taskset and setpriv both exec, so this is the daemon itself."""
         return self._process.pid
 
     def alive(self) -> bool:
@@ -120,7 +120,7 @@ def wait_for(
     while not ready():
         for daemon in watched:
             if not daemon.alive():
-                raise MeasurementFailed(f"{what}: {daemon.command} died: {daemon.said()}")
+                raise MeasurementFailed(f"{what}: {' '.join(daemon.command)} died: {daemon.said()}")
         if time.monotonic() > deadline:
             said = "\n".join(daemon.said() for daemon in watched)
             raise MeasurementFailed(f"{what}: not within {seconds_max:g} s: {said}")

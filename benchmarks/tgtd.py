@@ -45,7 +45,7 @@ class Portal:
         return f"iscsi://127.0.0.1:{self.port}/{self.target}/1"
 
 
-def missing_programs() -> list[str]:
+def missing_packages() -> list[str]:
     """The package to install where this machine has no tgtd."""
     return [] if shutil.which("tgtd") and shutil.which("tgtadm") else ["tgt"]
 

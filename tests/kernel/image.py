@@ -20,6 +20,8 @@ META_PACKAGE: Final = "linux-image-amd64"
 """Depends on the kernel of the day; it is asked for that name and never unpacked itself."""
 APT_SECONDS_MAX: Final = 300.0
 BUSYBOX: Final = Path("/usr/bin/busybox"), Path("/bin/busybox")
+DYNAMIC_LOADER: Final = b"/ld-linux"
+"""A program whose first page names this needs more than itself, which an initramfs has not."""
 BOOT_MODULES: Final = (
     "virtio_pci",
     "9pnet_virtio",
@@ -74,10 +76,7 @@ def kernel() -> Kernel:
     """
     cache = cache_directory()
     try:
-        package, version = _kernel_of_the_day()
-        tree = cache / f"{package}_{version}"
-        if not tree.is_dir():
-            _unpack(package, tree)
+        tree = _fetched(cache)
     except (OSError, subprocess.SubprocessError) as error:
         trees = sorted(cache.glob("linux-image-*"), key=lambda path: path.stat().st_mtime)
         if not trees:
@@ -90,6 +89,25 @@ def kernel() -> Kernel:
     found = Kernel(release=modules.name, tree=tree)
     _build_initramfs(found)
     return found
+
+
+def _fetched(cache: Path) -> Path:
+    """The tree of the kernel of the day; root renews apt's lists once when they do not serve."""
+    try:
+        return _tree_of_the_day(cache)
+    except (OSError, subprocess.SubprocessError):
+        if os.geteuid() != 0:
+            raise
+        _run("apt-get", "-qq", "update")
+        return _tree_of_the_day(cache)
+
+
+def _tree_of_the_day(cache: Path) -> Path:
+    package, version = _kernel_of_the_day()
+    tree = cache / f"{package}_{version}"
+    if not tree.is_dir():
+        _unpack(package, tree)
+    return tree
 
 
 def _run(*command: str, cwd: Path | None = None) -> str:
@@ -155,8 +173,8 @@ def _load_order(kernel: Kernel) -> Iterator[Path]:
 def _build_initramfs(kernel: Kernel) -> None:
     """busybox, a handful of modules and the early init, packed with cpio. Takes a moment."""
     busybox = next((path for path in BUSYBOX if path.exists()), None)
-    if busybox is None:
-        raise LabUnavailable("no busybox; try: apt-get install busybox-static")
+    if busybox is None or DYNAMIC_LOADER in busybox.read_bytes()[:4096]:
+        raise LabUnavailable("no static busybox; try: apt-get install busybox-static")
     with tempfile.TemporaryDirectory(dir=kernel.tree.parent, prefix="initramfs-") as scratch:
         root = Path(scratch) / "root"
         for directory in ("bin", "dev", "proc", "sys", "modules", "lower", "upper", "new"):

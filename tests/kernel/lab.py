@@ -81,8 +81,8 @@ def run_guest(
     ``share`` is a directory that host and guest both see, the guest as ``/lab``: what jobs need
     and what they leave goes there. With ``network`` the host's loopback is ``HOST_ADDRESS`` for
     the guest, which has no route beyond it. Raises :class:`GuestFailed` when the guest does not
-    come to the end, never for a job's own exit code, and :class:`~tests.kernel.image.LabUnavailable`
-    when there is no kernel to boot.
+    come to the end, never for a job's own exit code, and :class:`image.LabUnavailable` when there
+    is no kernel to boot.
     """
     kernel = image.kernel()
     (share / "jobs").mkdir()

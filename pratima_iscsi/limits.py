@@ -74,6 +74,17 @@ CHECKPOINT_BYTES: Final = 16 * MIB
 CHECKPOINT_SECONDS: Final = 1.0
 SEGMENT_BYTES: Final = 16 * MIB
 JOURNAL_BYTES_DEFAULT: Final = 256 * MIB
+REPLICA_STATE_BYTES: Final = 64 * KIB
+"""One copy of a replica's state: 64 names, an ancestry of 64, twice, and the rest."""
+STAGING_BYTES_DEFAULT: Final = 1 << 60
+"""Staging is bounded by the file system less the reserve unless a quota is given."""
+STAGING_RUN_BYTES: Final = MIB
+"""Staged blocks that one step verifies and copies."""
+JOURNAL_RESERVE_BYTES: Final = 64 * KIB
+"""Kept free for the small units that only carry a mark."""
+JOURNAL_UNIT_BYTES: Final = KIB
+"""What a unit costs beside its frame, at the most."""
+APPLY_RETRY_SECONDS: Final = 1.0
 SESSIONS_MAX: Final = 64
 
 # --- the link's sockets ------------------------------------------------------------------------
@@ -114,7 +125,12 @@ PORTAL_CONNECTIONS_MAX: Final = 128
 """Connections of one portal, those that still log in among them."""
 PORTAL_LOGINS_MAX: Final = 32
 """Connections of one portal that have not logged in yet."""
-PORTAL_SESSIONS_MAX: Final = 64
+PORTAL_JOURNAL_RESERVE_BYTES: Final = 64 * KIB
+"""Kept free for the small units that only carry a mark."""
+JOURNAL_UNIT_BYTES: Final = KIB
+"""What a unit costs beside its frame, at the most."""
+APPLY_RETRY_SECONDS: Final = 1.0
+SESSIONS_MAX: Final = 64
 LISTEN_BACKLOG: Final = 64
 LOGIN_SECONDS_MAX: Final = 15.0
 LOGIN_EXCHANGES_MAX: Final = 16

@@ -31,6 +31,8 @@ FRAME_BYTES_LEAST: Final = HEADER.size + _DIGEST.size
 
 COMMIT_NOW: Final = 1
 """Header flag: the replica syncs its journal at once after this batch."""
+ACK_NOW: Final = 2
+"""Header flag: the replica acknowledges this batch as soon as it has RECEIVED it."""
 
 _WITHOUT_PAYLOAD = frozenset(
     {RecordKind.ZERO, RecordKind.RESIZE, RecordKind.RESYNC_ZERO, RecordKind.FLUSH}
@@ -49,6 +51,7 @@ class BatchHeader:
     first_n: int
     generation: int
     commit_now: bool = False
+    ack_now: bool = False
 
 
 class Entry:
@@ -92,7 +95,7 @@ def encode_batch(header: BatchHeader, records: Sequence[Record]) -> bytearray:
     head = HEADER.pack(
         MAGIC,
         VERSION,
-        COMMIT_NOW if header.commit_now else 0,
+        header.commit_now * COMMIT_NOW | header.ack_now * ACK_NOW,
         len(records),
         sum(map(len, payloads)),
         header.group,
@@ -126,7 +129,7 @@ def decode_batch(frame: memoryview) -> Batch:
     _, _, flags, count, payload_bytes, group, session, incarnation, first_n, generation = (
         HEADER.unpack_from(frame)
     )
-    if flags & ~COMMIT_NOW or not 0 < count <= BATCH_RECORDS_MAX or not first_n:
+    if flags & ~(COMMIT_NOW | ACK_NOW) or not 0 < count <= BATCH_RECORDS_MAX or not first_n:
         raise RemoteProtocolError("batch header: reserved flags, record count or sequence")
     table_end = HEADER.size + count * ENTRY.size
     if len(frame) != table_end + payload_bytes + _DIGEST.size:
@@ -135,7 +138,13 @@ def decode_batch(frame: memoryview) -> Batch:
     if _DIGEST.unpack_from(frame, len(body))[0] != xxh3_64_intdigest(body):
         raise RemoteProtocolError("frame digest differs")
     header = BatchHeader(
-        bytes(group), bytes(session), incarnation, first_n, generation, bool(flags & COMMIT_NOW)
+        bytes(group),
+        bytes(session),
+        incarnation,
+        first_n,
+        generation,
+        bool(flags & COMMIT_NOW),
+        bool(flags & ACK_NOW),
     )
     return Batch(header, frame, tuple(_entries(frame[:table_end], body[table_end:])))
 

@@ -1,0 +1,680 @@
+"""A group at its replica: the state machine that receives, keeps, acknowledges and applies.
+
+A frame is checked whole, written to the journal (RECEIVED), synced (durable, acknowledged), and only
+then applied, never past the last mark that is itself durable; checkpoints free the journal. It does
+no I/O: the storage's calls are effects, one journal job and one apply job at most under way.
+
+    frame ─► checks ─► WriteJournal ─► received ─► durable ─► Apply ─► Checkpoint ─► Release
+
+One rule: what the replica acknowledges as durable it has, whatever is cut off next.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from pratima_iscsi import limits
+from pratima_iscsi.blocks import BLOCK_BYTES
+from pratima_iscsi.errors import RemoteProtocolError
+from pratima_iscsi.operations import COUNTED, RecordKind
+from pratima_iscsi.positions import NO_GENERATION, ORIGIN, History
+from pratima_iscsi.records import (
+    NO_HISTORY,
+    Begin,
+    End,
+    GenerationBegin,
+    Verify,
+    next_history,
+    seed_history,
+)
+from pratima_iscsi.replication.messages import (
+    Ack,
+    Closed,
+    Hello,
+    Message,
+    Ping,
+    Refused,
+    VerifyAnswer,
+    Welcome,
+)
+from pratima_iscsi.replication.wire import (
+    PROTOCOL_VERSION,
+    Batch,
+    Entry,
+    decode_batch,
+    peek_session,
+)
+
+_BLOCKWISE: Final = frozenset({RecordKind.RESYNC, RecordKind.RESYNC_ZERO, RecordKind.VERIFY})
+_SECTOR: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a replica stands after a record; position and digest are the old consistent point's
+    while a transaction is open."""
+
+    group: bytes = bytes(16)
+    """Zeros: bound to no group yet."""
+    consistent: bool = False
+    history: History = History(ORIGIN)
+    digest: bytes = NO_HISTORY
+    incarnation: int = 0
+    n: int = 0
+    transaction: int = 0
+    direct: bool = False
+    ended: int = 0
+
+    @property
+    def bound(self) -> bool:
+        """Whether a group was ever bound."""
+        return self.group != bytes(16)
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Send a control message to ``peer``."""
+
+    peer: bytes
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """Persist that the replica belongs to this group, synced; answer with ``bound``."""
+
+    group: bytes
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class WriteJournal:
+    """Append these frames (None: an empty unit) with ``mark``, then sync if asked to; answer with
+    ``journal_written`` after the appends and ``journal_durable`` after the sync."""
+
+    frames: tuple[memoryview | None, ...]
+    mark: int
+    sync: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Apply:
+    """Apply units up to ``upto``; answer with ``applied``."""
+
+    upto: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Make what was applied durable on the volumes, and persist the position; answer with
+    ``checkpointed``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Journal units up to ``upto`` may be overwritten."""
+
+    upto: int
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something changed that an operator may want to know."""
+
+    event: str
+    reason: str
+    alarm: bool = False
+
+
+SinkEffect = Tell | Bind | WriteJournal | Apply | Checkpoint | Release | Notice
+
+
+@dataclass(slots=True)
+class _Session:
+    peer: bytes
+    user: str
+    nonce: bytes
+    incarnation: int
+    heard_at: float
+
+
+@dataclass(slots=True)
+class _Unit:
+    """One journal unit that is not durable yet: what holds once it is."""
+
+    index: int
+    standing: Standing
+    size: int
+    mark: int
+    commit_now: bool
+
+
+@dataclass(slots=True)
+class _Frame:
+    """A checked frame that is not in the journal file yet."""
+
+    frame: memoryview
+    standing: Standing
+    commit_now: bool
+    ack_now: bool
+
+
+class Sink:
+    """One group at one replica. All times are the caller's monotonic seconds."""
+
+    def __init__(
+        self,
+        standing: Standing,
+        *,
+        node: bytes,
+        sizes: Sequence[int],
+        applied: int,
+        credit: int = limits.CREDIT_BYTES_MAX,
+        blank: bool = True,
+        failure: str = "",
+        new_nonce: Callable[[], bytes],
+        journal_room: Callable[[], int],
+        staging_room: Callable[[], int],
+    ) -> None:
+        self.standing = standing
+        """After the last checked record."""
+        self.node = node
+        self.sizes = list(sizes)
+        self.credit = credit
+        self.blank = blank
+        self.failure = failure
+        self.new_nonce = new_nonce
+        self.journal_room = journal_room
+        self.staging_room = staging_room
+        self.effects: list[SinkEffect] = []
+        self.session: _Session | None = None
+        self.greeting: tuple[bytes, str, Hello] | None = None
+        self.binding = False
+        self.dropped_frames = 0
+        self.held = ""
+        self.written = standing
+        self.durable = standing
+        self.waiting: deque[_Frame] = deque()
+        """Checked and not yet in the journal; bounded by the credit."""
+        self.units: deque[_Unit] = deque()
+        """In the journal file and not synced; bounded by COMMIT_BYTES and one job."""
+        self.unsynced_bytes = 0
+        self.unsynced_at = 0.0
+        self.acknowledged_bytes = 0
+        self.last_index = self.durable_index = self.applied_index = applied
+        self.checkpointed_index = self.applicable_index = applied
+        self.journal_busy = False
+        self.apply_busy = False
+        self.since_checkpoint = 0
+        self.checkpoint_at = 0.0
+        self.retry_apply_at = 0.0
+        self.ack_at = 0.0
+        self.heard_at: float | None = None
+
+    def take_effects(self) -> list[SinkEffect]:
+        """The effects since the last call, in order."""
+        taken = list(self.effects)
+        self.effects.clear()
+        return taken
+
+    # --- handshake -----------------------------------------------------------------------------
+
+    def hello(self, peer: bytes, user: str, hello: Hello, now: float) -> None:
+        """A source greets: its older session is over, and it is told where this replica stands."""
+        refusal = self._refusal(hello)
+        if refusal is not None:
+            rule, reason = refusal
+            message = Refused(PROTOCOL_VERSION, hello.attempt, rule, reason)
+            self.effects.append(Tell(peer, message))
+            self.effects.append(Notice("refused", f"{rule}: {reason}"))
+            return
+        self.session = None
+        # What is not in the journal yet was never RECEIVED: the source sends it again.
+        self.waiting.clear()
+        self.standing = self.written
+        self.held = ""
+        self.greeting = (peer, user, hello)
+        self._schedule(now)
+
+    def _refusal(self, hello: Hello) -> tuple[str, str] | None:
+        if hello.version != PROTOCOL_VERSION:
+            return "version", f"this side speaks version {PROTOCOL_VERSION}, not {hello.version}"
+        if self.failure:
+            return "failed", self.failure
+        if self.standing.bound and hello.group != self.standing.group:
+            return "group", "this replica holds another group: give it an empty state directory"
+        theirs = tuple(volume.size for volume in hello.volumes)
+        if len(theirs) != len(self.sizes):
+            return "size", f"the primary has {len(theirs)} volumes, this replica {len(self.sizes)}"
+        for index, (mine, other) in enumerate(zip(self.sizes, theirs, strict=True)):
+            if mine != other:
+                return "size", f"volume {index}: {other} bytes at the primary, {mine} here"
+        if not self.standing.bound and not self.blank and not hello.overwrite:
+            return (
+                "not blank",
+                "the replica's volume has data: give an empty one, or start the primary with "
+                "--overwrite to lose what is on it",
+            )
+        return None
+
+    def _answer(self, now: float) -> None:
+        """All that was received is durable: say where this replica stands."""
+        assert self.greeting is not None
+        peer, user, hello = self.greeting
+        if not self.standing.bound:
+            if not self.binding:
+                self.binding = True
+                self.effects.append(Bind(hello.group, hello.group_name))
+            return
+        self.greeting = None
+        nonce = self.new_nonce()
+        self.session = _Session(peer, user, nonce, hello.incarnation, now)
+        self.heard_at = now
+        self.ack_at = now + limits.HEARTBEAT_SECONDS
+        standing = self.standing
+        first_sync = standing.history.position == ORIGIN and not standing.consistent
+        self.effects.append(
+            Tell(
+                peer,
+                Welcome(
+                    version=PROTOCOL_VERSION,
+                    node=self.node,
+                    attempt=hello.attempt,
+                    session=nonce,
+                    credit=self.credit,
+                    bound=not (first_sync and not standing.transaction),
+                    consistent=standing.consistent,
+                    generation=standing.history.position.generation,
+                    sequence=standing.history.position.sequence,
+                    history=standing.digest,
+                    ancestry=tuple((a.generation, a.last) for a in standing.history.ancestry),
+                    incarnation=standing.incarnation,
+                    durable=standing.n,
+                    transaction=standing.transaction,
+                    direct=standing.direct,
+                    ended=standing.ended,
+                    staging_bytes=max(0, self.staging_room()),
+                ),
+            )
+        )
+
+    def bound(self, group: bytes, now: float) -> None:
+        """The answer to Bind."""
+        self.binding = False
+        self.standing = self.written = self.durable = replace(self.standing, group=group)
+        self._schedule(now)
+
+    def close(self, reason: str) -> None:
+        """End the session, if there is one, for a named reason."""
+        if self.session is not None:
+            message = Closed(self.session.nonce, reason[: limits.REASON_CHARACTERS_MAX])
+            self.effects.append(Tell(self.session.peer, message))
+            self.effects.append(Notice("session closed", reason))
+            self.session = None
+            self.waiting.clear()
+            self.standing = self.written
+
+    def fail(self, reason: str) -> None:
+        """The replica cannot go on: never acknowledge again, and say so to whoever asks."""
+        if not self.failure:
+            self.failure = reason
+            self.effects.append(Notice("failed", reason, alarm=True))
+            self.close(f"failed: {reason}")
+
+    def control(self, peer: bytes, message: Ping | Closed, now: float) -> None:
+        """A message of the source's inside its session."""
+        session = self.session
+        if session is None or session.peer != peer or session.nonce != message.session:
+            return
+        session.heard_at = self.heard_at = now
+        if isinstance(message, Closed):
+            self.effects.append(Notice("session closed", f"by the primary: {message.reason}"))
+            self.session = None
+            self.waiting.clear()
+            self.standing = self.written
+
+    # --- frames --------------------------------------------------------------------------------
+
+    def frame(self, frame: memoryview, user: str, now: float) -> None:
+        """A frame of the data channel: checked whole, then taken or the session ended."""
+        session = self.session
+        try:
+            _, nonce = peek_session(frame)
+            if session is None or nonce != session.nonce or user != session.user:
+                self.dropped_frames += 1
+                return
+            batch = decode_batch(frame)
+            standing = self._check(batch, session)
+        except RemoteProtocolError as error:
+            self.dropped_frames += 1
+            if session is not None:
+                self.close(str(error))
+            return
+        session.heard_at = self.heard_at = now
+        self.standing = standing
+        header = batch.header
+        self.waiting.append(_Frame(frame, standing, header.commit_now, header.ack_now))
+        self._schedule(now)
+
+    def _check(self, batch: Batch, session: _Session) -> Standing:
+        """The standing after ``batch``; raises RemoteProtocolError for what must not be taken."""
+        header, before = batch.header, self.standing
+        if header.group != before.group or header.incarnation != session.incarnation:
+            raise RemoteProtocolError("frame of another group or incarnation")
+        fresh = header.incarnation != before.incarnation
+        if header.first_n != (1 if fresh else before.n + 1):
+            raise RemoteProtocolError(f"gap: link sequence {header.first_n} after {before.n}")
+        if fresh and batch.entries[0].kind != RecordKind.BEGIN:
+            raise RemoteProtocolError("a new incarnation must begin with a transaction")
+        queued = sum(len(waiting.frame) for waiting in self.waiting)
+        if queued and queued + len(batch.frame) > self.credit + limits.FRAME_BYTES_MAX:
+            raise RemoteProtocolError("frames beyond the session's credit")
+        check = _Checker(before, header.generation, self.sizes)
+        for entry in batch.entries:
+            check.take(entry)
+        return check.standing(header.incarnation, batch.last_n)
+
+    # --- journal -------------------------------------------------------------------------------
+
+    def _schedule(self, now: float) -> None:
+        """Start the next journal job and the next apply job, if they are due."""
+        if not self.failure:
+            if not self.journal_busy:
+                self._next_journal_job(now)
+            if not self.apply_busy:
+                self._next_apply_job(now)
+
+    def _next_journal_job(self, now: float) -> None:
+        frames = self._frames_with_room()
+        commit = any(frame.commit_now for frame in frames)
+        commit = commit or any(unit.commit_now for unit in self.units)
+        size = self.unsynced_bytes + sum(len(frame.frame) for frame in frames)
+        waited = self.units and now - self.unsynced_at >= limits.COMMIT_SECONDS
+        sync = bool(commit or waited or size >= limits.COMMIT_BYTES or self.greeting)
+        if frames:
+            self._write(tuple(frame.frame for frame in frames), frames, sync, now)
+        elif self.units:
+            if sync:
+                self._write((), (), True, now)
+        elif self.greeting is not None:
+            if not self.binding:
+                self._answer(now)
+        elif self.durable_index > self.applicable_index and self._behind_mark():
+            # Idle: a small unit carries the mark, so that the last group can be applied.
+            self._write((None,), (), True, now)
+
+    def _behind_mark(self) -> bool:
+        """Whether a frame is durable that no durable mark covers; an empty unit needs none."""
+        return self.last_frame_index > self.applicable_index
+
+    last_frame_index = 0
+    """Index of the last unit that holds a frame."""
+
+    def _frames_with_room(self) -> list[_Frame]:
+        room = self.journal_room() - limits.JOURNAL_RESERVE_BYTES
+        frames: list[_Frame] = []
+        size = 0
+        while self.waiting and size < limits.COMMIT_BYTES:
+            size += len(self.waiting[0].frame) + limits.JOURNAL_UNIT_BYTES
+            if size > room:
+                break
+            frames.append(self.waiting.popleft())
+        if self.waiting and not frames:
+            self._hold("the replica's journal is full: it waits for its volumes")
+        elif self.held and not self.waiting and self.retry_apply_at == 0.0:
+            self._hold("")
+        return frames
+
+    def _hold(self, reason: str) -> None:
+        if reason != self.held:
+            self.held = reason
+            self.effects.append(Notice("held", reason or "goes on", alarm=bool(reason)))
+            self._acknowledge()
+
+    def _write(
+        self,
+        frames: tuple[memoryview | None, ...],
+        taken: Sequence[_Frame],
+        sync: bool,
+        now: float,
+    ) -> None:
+        self.journal_busy = True
+        mark = self.durable_index
+        if not self.units:
+            self.unsynced_at = now
+        for frame in taken:
+            self.last_index += 1
+            self.last_frame_index = self.last_index
+            size = len(frame.frame)
+            self.unsynced_bytes += size
+            self.units.append(_Unit(self.last_index, frame.standing, size, mark, frame.commit_now))
+        if frames == (None,):
+            self.last_index += 1
+            self.units.append(_Unit(self.last_index, self.written, 0, mark, True))
+        self._ack_when_written = any(frame.ack_now for frame in taken)
+        self.effects.append(WriteJournal(frames, mark, sync))
+
+    _ack_when_written = False
+
+    def journal_written(self, now: float) -> None:
+        """The frames of the job are in the journal file: RECEIVED."""
+        if self.units:
+            self.written = self.units[-1].standing
+            self.acknowledged_bytes += sum(unit.size for unit in self.units)
+        if self._ack_when_written or self.acknowledged_bytes >= self.credit // 8:
+            self._acknowledge()
+
+    def journal_done(self, synced: bool, now: float) -> None:
+        """The journal job is over; ``synced``: every unit so far is durable."""
+        self.journal_busy = False
+        if synced and self.units:
+            last = self.units[-1]
+            self.durable, self.durable_index = last.standing, last.index
+            self.applicable_index = max(unit.mark for unit in self.units)
+            frames = any(unit.size for unit in self.units)
+            self.units.clear()
+            self.unsynced_bytes = 0
+            if frames:
+                self._acknowledge()
+        self._schedule(now)
+
+    def _acknowledge(self) -> None:
+        session = self.session
+        if session is None:
+            return
+        self.acknowledged_bytes = 0
+        durable, position = self.durable, self.durable.history.position
+        same = durable.incarnation == session.incarnation
+        received = self.written.n if self.written.incarnation == session.incarnation else 0
+        self.effects.append(
+            Tell(
+                session.peer,
+                Ack(
+                    session.nonce,
+                    received,
+                    durable.n if same else 0,
+                    position.generation,
+                    position.sequence,
+                    durable.digest,
+                    self.held,
+                ),
+            )
+        )
+
+    # --- apply ---------------------------------------------------------------------------------
+
+    def _next_apply_job(self, now: float) -> None:
+        if now < self.retry_apply_at:
+            return
+        due = self.since_checkpoint >= limits.CHECKPOINT_BYTES or (
+            self.applied_index > self.checkpointed_index
+            and now - self.checkpoint_at >= limits.CHECKPOINT_SECONDS
+        )
+        if due or (self.held and self.applied_index > self.checkpointed_index):
+            self.apply_busy = True
+            self.effects.append(Checkpoint())
+        elif self.applicable_index > self.applied_index:
+            self.apply_busy = True
+            self.effects.append(Apply(self.applicable_index))
+
+    def applied(
+        self, upto: int, size: int, answers: Sequence[tuple[int, int, Sequence[int]]], now: float
+    ) -> None:
+        """Units up to ``upto`` are applied; ``answers`` are (transaction, verify, blocks that differ)."""
+        self.apply_busy = False
+        self.retry_apply_at = 0.0
+        if self.applied_index == self.checkpointed_index:
+            self.checkpoint_at = now
+        self.applied_index = upto
+        self.since_checkpoint += size
+        session = self.session
+        if session is not None:
+            for transaction, verify, differing in answers:
+                answer = VerifyAnswer(session.nonce, transaction, verify, tuple(differing))
+                self.effects.append(Tell(session.peer, answer))
+        self._schedule(now)
+
+    def apply_blocked(self, reason: str, now: float) -> None:
+        """There was no room to apply: nothing is lost, no credit is given, and it is tried again."""
+        self.apply_busy = False
+        self.retry_apply_at = now + limits.APPLY_RETRY_SECONDS
+        self._hold(reason)
+
+    def checkpointed(self, upto: int, now: float) -> None:
+        """Everything up to ``upto`` is on the volumes, and the position on disk."""
+        self.apply_busy = False
+        self.checkpointed_index = upto
+        self.since_checkpoint = 0
+        self.checkpoint_at = now
+        self.effects.append(Release(upto))
+        self._schedule(now)
+
+    def released(self, now: float) -> None:
+        """The journal has room again."""
+        self._schedule(now)
+
+    # --- time ----------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Do what is due at ``now``."""
+        if self.session is not None:
+            if now - self.session.heard_at >= limits.SILENCE_SECONDS_MAX:
+                self.close(f"nothing heard for {limits.SILENCE_SECONDS_MAX:g} s")
+            elif now >= self.ack_at:
+                self.ack_at = now + limits.HEARTBEAT_SECONDS
+                self._acknowledge()
+        self._schedule(now)
+
+    def next_timer(self, now: float) -> float:
+        """When ``tick`` is due next."""
+        due = now + limits.HEARTBEAT_SECONDS
+        if self.session is not None:
+            due = min(due, self.ack_at)
+        if self.units and not self.journal_busy:
+            due = min(due, self.unsynced_at + limits.COMMIT_SECONDS)
+        if self.applied_index > self.checkpointed_index and not self.apply_busy:
+            due = min(due, self.checkpoint_at + limits.CHECKPOINT_SECONDS)
+        if self.retry_apply_at > now:
+            due = min(due, self.retry_apply_at)
+        return due
+
+
+class _Checker:
+    """Walks a batch's entries from one standing to the next."""
+
+    def __init__(self, before: Standing, generation: int, sizes: Sequence[int]) -> None:
+        self.before = before
+        self.generation = generation
+        self.sizes = sizes
+        self.history = before.history
+        self.sequence = before.history.position.sequence
+        self.digest = before.digest
+        self.consistent = before.consistent
+        self.transaction = before.transaction
+        self.direct = before.direct
+        self.ended = before.ended
+
+    def take(self, entry: Entry) -> None:
+        kind = entry.kind
+        if entry.length or kind in _BLOCKWISE:
+            self._check_range(entry)
+        if kind in COUNTED:
+            if not self.transaction:
+                self._count(entry)
+        elif kind == RecordKind.GENERATION:
+            self._generation(entry)
+        elif kind == RecordKind.BEGIN:
+            self._begin(Begin.decode(entry.payload))
+        elif kind == RecordKind.END:
+            self._end(End.decode(entry.payload))
+        elif kind != RecordKind.FLUSH and not self.transaction:
+            raise RemoteProtocolError("a resync record outside a transaction")
+        elif kind == RecordKind.VERIFY:
+            Verify.decode(entry.payload, -(-entry.length // BLOCK_BYTES))
+
+    def _check_range(self, entry: Entry) -> None:
+        if entry.volume >= len(self.sizes):
+            raise RemoteProtocolError(f"no volume {entry.volume}")
+        size = self.sizes[entry.volume]
+        end = entry.offset + entry.length
+        if end > size or entry.offset % _SECTOR or not entry.length:
+            raise RemoteProtocolError(f"range {entry.offset}+{entry.length} beyond the volume")
+        if entry.kind in _BLOCKWISE and (
+            entry.offset % BLOCK_BYTES or (end % BLOCK_BYTES and end != size)
+        ):
+            raise RemoteProtocolError("a resync record holds whole blocks")
+
+    def _count(self, entry: Entry) -> None:
+        if not self.consistent:
+            raise RemoteProtocolError("a write for a replica that was never synced")
+        if self.generation != self.history.position.generation:
+            raise RemoteProtocolError("a write of another generation")
+        if entry.sequence != self.sequence + 1:
+            raise RemoteProtocolError(f"position gap: {entry.sequence} after {self.sequence}")
+        self.sequence = entry.sequence
+        self.digest = next_history(self.digest, bytes(entry.entry), bytes(entry.payload))
+
+    def _generation(self, entry: Entry) -> None:
+        begin = GenerationBegin.decode(entry.payload)
+        if self.transaction:
+            return
+        here = self.history.at(self.sequence)
+        if begin.parent != here.position.generation or (
+            begin.parent != NO_GENERATION and begin.last != self.sequence
+        ):
+            raise RemoteProtocolError("a generation that does not begin here")
+        self.history = here.begin(begin.generation)
+        self.sequence = 0
+        self.digest = seed_history(begin.generation, self.digest)
+        self.generation = begin.generation
+
+    def _begin(self, begin: Begin) -> None:
+        if not begin.direct and not self.consistent:
+            raise RemoteProtocolError("a staged transaction needs a consistent replica")
+        self.history = self.history.at(self.sequence)
+        self.transaction, self.direct = begin.transaction, begin.direct
+        if begin.direct:
+            self.consistent = False
+
+    def _end(self, end: End) -> None:
+        if not self.transaction or end.transaction != self.transaction:
+            raise RemoteProtocolError("END of another transaction")
+        self.history, self.digest = end.history, end.digest
+        self.sequence = end.history.position.sequence
+        self.generation = end.history.position.generation
+        self.ended, self.transaction, self.direct = end.transaction, 0, False
+        self.consistent = True
+
+    def standing(self, incarnation: int, n: int) -> Standing:
+        return replace(
+            self.before,
+            consistent=self.consistent,
+            history=self.history.at(self.sequence),
+            digest=self.digest,
+            incarnation=incarnation,
+            n=n,
+            transaction=self.transaction,
+            direct=self.direct,
+            ended=self.ended,
+        )

@@ -8,6 +8,7 @@ Registrations are not kept through a power loss (APTPL is refused).
 import enum
 from typing import Final
 
+from pratima_iscsi.errors import PratimaError
 from pratima_iscsi.limits import REGISTRATIONS_MAX
 from pratima_iscsi.scsi.sense import (
     INVALID_PARAMETER,
@@ -69,7 +70,7 @@ SHARED: Final = ALL_REGISTRANTS | {
 """Types under which every registrant has access; their release is told to the others."""
 
 
-class Conflict(Exception):
+class Conflict(PratimaError):
     """The command ends in RESERVATION CONFLICT. Caught where a task is executed."""
 
 

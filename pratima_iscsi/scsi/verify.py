@@ -1,0 +1,104 @@
+"""VERIFY and WRITE AND VERIFY (SBC-3 5.32 to 5.35, 5.44 to 5.47).
+
+One rule: what is compared is copied first, for the front end reuses its buffer.
+"""
+
+from typing import Final
+
+from pratima_iscsi.scsi.cdb import (
+    BYTCHK_MASK,
+    BYTCHK_SHIFT,
+    CDB_10,
+    CDB_12,
+    CDB_16,
+    PROTECT,
+)
+from pratima_iscsi.scsi.device import Device
+from pratima_iscsi.scsi.read_write import PROTECTED, exactly
+from pratima_iscsi.scsi.sense import INVALID_FIELD_IN_CDB, CheckCondition, write_failure
+from pratima_iscsi.scsi.sweep import Verification
+from pratima_iscsi.scsi.task import BYTCHK_ALL, BYTCHK_ONE, Task
+
+BYTCHK_NONE: Final = 0
+
+
+def verify_10(device: Device, task: Task) -> None:
+    """VERIFY(10) (2Fh)."""
+    _, flags, lba, _, count, _ = CDB_10.unpack_from(task.cdb)
+    _verify(device, task, flags, lba, count)
+
+
+def verify_12(device: Device, task: Task) -> None:
+    """VERIFY(12) (AFh)."""
+    _, flags, lba, count, _, _ = CDB_12.unpack_from(task.cdb)
+    _verify(device, task, flags, lba, count)
+
+
+def verify_16(device: Device, task: Task) -> None:
+    """VERIFY(16) (8Fh)."""
+    _, flags, lba, count, _, _ = CDB_16.unpack_from(task.cdb)
+    _verify(device, task, flags, lba, count)
+
+
+def _verify(device: Device, task: Task, flags: int, lba: int, count: int) -> None:
+    """BYTCHK 0: the blocks can be read; 1: they equal data-out; 3: each equals its one block."""
+    if flags & PROTECT:
+        raise CheckCondition(PROTECTED)
+    device.check_range(lba, count)
+    check = flags >> BYTCHK_SHIFT & BYTCHK_MASK
+    length = count << device.block_shift
+    expected: bytes | None = None
+    if check == BYTCHK_ALL:
+        if count > device.transfer_blocks_max:
+            raise CheckCondition(INVALID_FIELD_IN_CDB)
+        expected = bytes(exactly(task.data_out, length))
+    elif check == BYTCHK_ONE:
+        expected = bytes(exactly(task.data_out, device.block_size))
+    elif check != BYTCHK_NONE:
+        raise CheckCondition(INVALID_FIELD_IN_CDB.at(1))
+    Verification(device, task, lba << device.block_shift, length, expected).start()
+
+
+def write_and_verify_10(device: Device, task: Task) -> None:
+    """WRITE AND VERIFY(10) (2Eh)."""
+    _, flags, lba, _, count, _ = CDB_10.unpack_from(task.cdb)
+    _write_and_verify(device, task, flags, lba, count)
+
+
+def write_and_verify_12(device: Device, task: Task) -> None:
+    """WRITE AND VERIFY(12) (AEh)."""
+    _, flags, lba, count, _, _ = CDB_12.unpack_from(task.cdb)
+    _write_and_verify(device, task, flags, lba, count)
+
+
+def write_and_verify_16(device: Device, task: Task) -> None:
+    """WRITE AND VERIFY(16) (8Eh)."""
+    _, flags, lba, count, _, _ = CDB_16.unpack_from(task.cdb)
+    _write_and_verify(device, task, flags, lba, count)
+
+
+def _write_and_verify(device: Device, task: Task, flags: int, lba: int, count: int) -> None:
+    """Write to the medium, then read it back; with BYTCHK=1 compare."""
+    if flags & PROTECT:
+        raise CheckCondition(PROTECTED)
+    device.check_range(lba, count)
+    device.check_writable()
+    check = flags >> BYTCHK_SHIFT & BYTCHK_MASK
+    if check not in (BYTCHK_NONE, BYTCHK_ALL):
+        raise CheckCondition(INVALID_FIELD_IN_CDB.at(1))
+    if count > device.transfer_blocks_max:
+        raise CheckCondition(INVALID_FIELD_IN_CDB)
+    if count == 0:
+        task.done()
+        return
+    offset, length = lba << device.block_shift, count << device.block_shift
+    data = exactly(task.data_out, length)
+    expected = bytes(data) if check == BYTCHK_ALL else None
+
+    def written(error: OSError | None) -> None:
+        if error is not None:
+            task.fail(write_failure(error))
+        else:
+            Verification(device, task, offset, length, expected).start()
+
+    device.storage.write(offset, data if expected is None else expected, True, written)

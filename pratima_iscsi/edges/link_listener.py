@@ -1,0 +1,143 @@
+"""One listening port of a replica: bound once, watched, with a cap on its connections.
+
+One rule: a connection beyond the cap is shut before it can cost more than its descriptor. libzmq
+has no such limit, but its monitor tells each accepted descriptor.
+"""
+
+import asyncio
+import errno
+import os
+import re
+import socket as sockets
+import stat
+from typing import Final
+
+import zmq
+
+from pratima_iscsi.edges.link_address import LinkAddress
+from pratima_iscsi.edges.link_sockets import (
+    EventHook,
+    LinkContext,
+    Monitor,
+    Socket,
+    SocketEvent,
+    SocketEventKind,
+)
+from pratima_iscsi.errors import StateError, UsageError
+from pratima_iscsi.limits import CONNECTIONS_MAX
+
+_PORT: Final = re.compile(r":(\d+)$")
+
+
+class Listener:
+    """Watches one listening socket from before its ``bind`` to its ``close``."""
+
+    def __init__(
+        self,
+        context: LinkContext,
+        socket: Socket,
+        hook: EventHook | None,
+        connections_max: int = CONNECTIONS_MAX,
+    ) -> None:
+        self._socket = socket
+        self._hook = hook
+        self._connections_max = connections_max
+        self._descriptors: set[int] = set()
+        self._address: LinkAddress | None = None
+        loop = asyncio.get_running_loop()
+        self._monitor = Monitor(loop, context, socket, self._heard, hook)
+
+    @property
+    def address(self) -> LinkAddress:
+        """Where it listens, the port filled in."""
+        assert self._address is not None
+        return self._address
+
+    def bind(self, address: LinkAddress) -> None:
+        """Listen; raises StateError for a port or path that is taken, UsageError for an address
+        that this machine does not have."""
+        if address.path:
+            self._bind_path(address)
+            return
+        try:
+            self._socket.bind(address.endpoint)
+        except zmq.ZMQError as error:
+            raise _bind_error(address, error) from None
+        found = _PORT.search(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
+        assert found is not None
+        self._address = LinkAddress(address.host, int(found[1]))
+
+    def close(self) -> None:
+        """Stop listening and end every connection."""
+        self._monitor.close()
+        self._socket.close()
+
+    def _bind_path(self, address: LinkAddress) -> None:
+        # libzmq would take the path from whoever listens there.
+        _check_path_free(address.path)
+        before = os.umask(0o077)
+        try:
+            self._socket.bind(address.endpoint)
+        except zmq.ZMQError as error:
+            raise _bind_error(address, error) from None
+        finally:
+            os.umask(before)
+        self._address = address
+
+    def _heard(self, event: SocketEvent) -> None:
+        if event.kind is SocketEventKind.DISCONNECTED:
+            self._descriptors.discard(event.value)
+        elif event.kind is SocketEventKind.ACCEPTED:
+            self._descriptors.add(event.value)
+            if len(self._descriptors) > self._connections_max:
+                self._shut(event.value)
+
+    def _shut(self, descriptor: int) -> None:
+        """Shut a connection through a descriptor of our own, if it still is one of this port."""
+        try:
+            connection = sockets.socket(fileno=os.dup(descriptor))
+        except OSError:
+            return  # gone in the meantime
+        with connection:
+            try:
+                if not self._is_ours(connection):
+                    return
+                connection.shutdown(sockets.SHUT_RDWR)
+            except OSError:
+                return
+        if self._hook is not None:
+            limit = f"more than {self._connections_max} connections"
+            self._hook("CONNECTION_SHUT", str(self.address), limit)
+
+    def _is_ours(self, connection: sockets.socket) -> bool:
+        name = connection.getsockname()
+        if self.address.path:
+            return bool(name == self.address.path)
+        return isinstance(name, tuple) and name[1] == self.address.port
+
+
+def _check_path_free(path: str) -> None:
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise StateError(f"{path} is there and is no socket", "give another ipc path")
+    except FileNotFoundError:
+        return
+    with sockets.socket(sockets.AF_UNIX, sockets.SOCK_STREAM) as attempt:
+        attempt.settimeout(0)
+        if attempt.connect_ex(path) in (0, errno.EAGAIN):
+            raise StateError(
+                f"another process listens on {path}", "stop it, or give another ipc path"
+            )
+
+
+def _bind_error(address: LinkAddress, error: zmq.ZMQError) -> StateError | UsageError:
+    if error.errno == errno.EADDRINUSE:
+        return StateError(
+            f"port {address.port} on {address.host} is taken",
+            f"stop what uses it (ss -ltnp 'sport = :{address.port}'), or listen on another",
+        )
+    if error.errno in (errno.EADDRNOTAVAIL, errno.ENODEV):
+        return UsageError(
+            f"{address.host} is no address of this machine", "listen on an address that ip addr has"
+        )
+    return StateError(f"cannot listen on {address}: {error}")

@@ -1,0 +1,191 @@
+"""ZeroMQ sockets on an event loop: the shared context, a reader, a monitor.
+
+A ZeroMQ descriptor is edge-triggered: it says "something changed", once, and a send may swallow
+what it said about a receive. One rule: after every send and every turn of receives, look at EVENTS
+again (``SocketReader.check``); no wake-up is lost then. Plain sockets and ``loop.add_reader``, no
+future per message; asyncio's loop and uvloop's behave the same.
+"""
+
+import asyncio
+import enum
+import itertools
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import zmq
+
+from pratima_iscsi.limits import MONITOR_EVENTS_MAX, READS_PER_TURN_MAX, ZMQ_SOCKETS_MAX
+
+Socket = zmq.Socket[bytes]
+
+EventHook = Callable[[str, str, str], None]
+"""Told each socket event as (name, address, detail): for monitors; must not raise."""
+
+_MONITOR_EVENT: Final = struct.Struct("=HI")
+"""event, value: in the machine's byte order, as libzmq writes it"""
+
+
+class LinkContext:
+    """The one ZeroMQ context of a process, shared by all its links and its replica endpoint."""
+
+    def __init__(self) -> None:
+        self._context = zmq.Context()
+        self._context.set(zmq.MAX_SOCKETS, ZMQ_SOCKETS_MAX)
+        self._names = itertools.count()
+
+    def socket(self, kind: zmq.SocketType) -> Socket:
+        """A new socket that drops at its close what it has not sent."""
+        socket = self._context.socket(kind)
+        socket.linger = 0
+        return socket
+
+    def fresh_name(self) -> str:
+        """An in-process endpoint that no socket of this context has had."""
+        return f"inproc://monitor-{next(self._names)}"
+
+    def close(self) -> None:
+        """Close whatever is still open and the context itself."""
+        self._context.destroy(linger=0)
+
+
+def readiness(socket: Socket) -> int:
+    """POLLIN and POLLOUT as they are now; makes libzmq take in what its I/O thread has told."""
+    return int(socket.getsockopt(zmq.EVENTS))
+
+
+class SocketReader:
+    """Calls ``drain`` on the loop whenever the socket may have something to read.
+
+    ``drain`` reads a bounded amount and returns; when more is left it is called again after the
+    loop's other work.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, socket: Socket, drain: Callable[[], None]
+    ) -> None:
+        self._loop = loop
+        self._socket = socket
+        self._drain = drain
+        self._descriptor = socket.FD
+        self._scheduled: asyncio.Handle | None = None
+        self._closed = False
+        loop.add_reader(self._descriptor, self._turn)
+        self.check()
+
+    def check(self) -> None:
+        """Schedule a turn if the socket is readable; call it after every send."""
+        if self._closed or self._scheduled is not None:
+            return
+        if readiness(self._socket) & zmq.POLLIN:
+            self._scheduled = self._loop.call_soon(self._turn)
+
+    def close(self) -> None:
+        """Stop reading; before the socket is closed."""
+        if self._closed:
+            return
+        self._closed = True
+        self._loop.remove_reader(self._descriptor)
+        if self._scheduled is not None:
+            self._scheduled.cancel()
+
+    def _turn(self) -> None:
+        if self._scheduled is not None:
+            self._scheduled.cancel()
+            self._scheduled = None
+        if self._closed:
+            return
+        try:
+            self._drain()
+        finally:
+            self.check()
+
+
+class SocketEventKind(enum.IntEnum):
+    """What a socket's monitor tells; libzmq's numbers."""
+
+    CONNECTED = zmq.EVENT_CONNECTED
+    CONNECT_DELAYED = zmq.EVENT_CONNECT_DELAYED
+    CONNECT_RETRIED = zmq.EVENT_CONNECT_RETRIED
+    LISTENING = zmq.EVENT_LISTENING
+    ACCEPTED = zmq.EVENT_ACCEPTED
+    ACCEPT_FAILED = zmq.EVENT_ACCEPT_FAILED
+    CLOSED = zmq.EVENT_CLOSED
+    DISCONNECTED = zmq.EVENT_DISCONNECTED
+    HANDSHAKE_FAILED_NO_DETAIL = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    HANDSHAKE_SUCCEEDED = zmq.EVENT_HANDSHAKE_SUCCEEDED
+    HANDSHAKE_FAILED_PROTOCOL = zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    HANDSHAKE_FAILED_AUTH = zmq.EVENT_HANDSHAKE_FAILED_AUTH
+
+
+_WATCHED: Final = sum(SocketEventKind)
+"""Not MONITOR_STOPPED: libzmq would send that one to a monitor that no longer reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class SocketEvent:
+    """One event of a socket; ``value`` is a descriptor, an errno or a code, by kind."""
+
+    kind: SocketEventKind
+    value: int
+    endpoint: str
+
+
+class Monitor:
+    """Tells ``heard`` the events of one socket, in their order. They are hints, never proof."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        context: LinkContext,
+        socket: Socket,
+        heard: Callable[[SocketEvent], None],
+        hook: EventHook | None = None,
+    ) -> None:
+        name = context.fresh_name()
+        self._watched = socket
+        self._heard = heard
+        self._hook = hook
+        self._closed = False
+        socket.monitor(name, _WATCHED)
+        try:
+            self._socket = context.socket(zmq.PAIR)
+        except zmq.ZMQError:
+            socket.disable_monitor()
+            raise
+        # libzmq's I/O thread waits where this queue is full, holding a lock that close() needs:
+        # the limit is far above what a loop can leave unread, and close() empties the queue first.
+        self._socket.rcvhwm = MONITOR_EVENTS_MAX
+        self._socket.connect(name)
+        self._reader = SocketReader(loop, self._socket, self._drain)
+
+    def close(self) -> None:
+        """Stop watching; before the watched socket is closed."""
+        if self._closed:
+            return
+        self._closed = True
+        self._reader.close()
+        while self._receive() is not None:
+            pass
+        self._watched.disable_monitor()
+        self._socket.close()
+
+    def _drain(self) -> None:
+        for _ in range(READS_PER_TURN_MAX):
+            event = self._receive()
+            if event is None:
+                return
+            if self._hook is not None:
+                self._hook(event.kind.name, event.endpoint, str(event.value))
+            self._heard(event)
+            if self._closed:
+                return
+
+    def _receive(self) -> SocketEvent | None:
+        try:
+            head, endpoint = self._socket.recv_multipart(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+        number, value = _MONITOR_EVENT.unpack(head)
+        return SocketEvent(SocketEventKind(number), value, endpoint.decode(errors="replace"))

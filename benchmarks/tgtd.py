@@ -88,4 +88,7 @@ def tgtd(volume: Path, *, cpu: int | None = None, chap: Chap | None = None) -> I
             for step in steps:
                 if not admin(*step):
                     raise MeasurementFailed(f"tgtadm refused {' '.join(step)}: {run.said()}")
-            yield Portal(port=port, target=TARGET_NAME, pid=run.pid)
+            try:
+                yield Portal(port=port, target=TARGET_NAME, pid=run.pid)
+            finally:
+                run.kill()  # asked to end while it has a target, tgtd does not

@@ -5,6 +5,7 @@ One rule: nothing is installed and nothing lands in the repository. The kernel c
 kept under the cache directory (``PRATIMA_CACHE``, else ``XDG_CACHE_HOME/pratima-iscsi``).
 """
 
+import functools
 import lzma
 import os
 import re
@@ -68,6 +69,7 @@ def cache_directory() -> Path:
     return Path(base) / "pratima-iscsi" / "kernels"
 
 
+@functools.cache
 def kernel() -> Kernel:
     """The kernel that apt names today, unpacked, with its initramfs beside it.
 

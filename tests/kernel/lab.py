@@ -90,6 +90,8 @@ def run_guest(
         (share / "jobs" / name).write_text(script)
     shutil.copy(GUEST_INIT, share / "init.sh")
     (share / "job-seconds").write_text(str(job_seconds_max))
+    if network:
+        (share / "network").write_text(GUEST_ADDRESS)
     console = share / "console"
     command = _qemu(kernel, share, console, network=network, cpus=cpus, memory=memory)
     seconds_max = BOOT_SECONDS_MAX + job_seconds_max * len(jobs)

@@ -12,6 +12,12 @@ mount -t tmpfs -o mode=755 run /run
 mkdir -p /run/lock
 busybox hostname lab
 busybox ip link set lo up
+if [ -f /lab/network ]; then
+    # An address and no route: the guest reaches QEMU's stand-in for the host, and nothing else.
+    modprobe virtio_net
+    busybox ip addr add "$(cat /lab/network)" dev eth0
+    busybox ip link set eth0 up
+fi
 
 # /tmp stays the overlay's: a clone of the project may live there.
 

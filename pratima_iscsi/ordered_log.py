@@ -102,8 +102,9 @@ class LinkQueue:
         self.unsent.append(record)
         self.unsent_bytes += len(record.payload) + RECORD_OVERHEAD_BYTES
 
-    def take_batch(self) -> tuple[int, int, list[Record]]:
-        """Move one batch from unsent to sent: its first link sequence, its generation, its records.
+    def take_batch(self, bytes_max: int = BATCH_BYTES_MAX) -> tuple[int, int, list[Record]]:
+        """Move one batch from unsent to sent: its first link sequence, its generation, its records
+        (``bytes_max`` of payload, or one longer record).
 
         A GENERATION record only ever stands first in a batch, and END last, so that the header's
         generation holds for all of it.
@@ -113,9 +114,7 @@ class LinkQueue:
         size = 0
         while unsent and len(batch) < BATCH_RECORDS_MAX:
             record = unsent[0]
-            if batch and (
-                record.entry[0] == _GENERATION or size + len(record.payload) > BATCH_BYTES_MAX
-            ):
+            if batch and (record.entry[0] == _GENERATION or size + len(record.payload) > bytes_max):
                 break
             batch.append(unsent.popleft())
             size += len(record.payload)

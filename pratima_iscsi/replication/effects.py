@@ -86,13 +86,15 @@ class SendFrame:
 class ReadBlocks:
     """Read ranges in order with the writes before; answer with ``blocks_read``.
 
-    A range may be answered in part, from its beginning. With ``sweep`` only the page cache may
-    answer at once; where it cannot, the answer to that range is None.
+    A range may be answered in part, from its beginning: with ``blocks_max`` blocks of data at the
+    most, while zeros that the volume knows without reading have no such bound. With ``sweep`` only the page cache may
+    answer at once; where it cannot, the answer to that range has no blocks.
     """
 
     link: int
     read: int
     ranges: tuple[BlockRange, ...]
+    blocks_max: int
     sweep: bool = False
 
 

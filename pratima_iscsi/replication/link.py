@@ -671,7 +671,7 @@ class Link:
         at_once = at_once or self.options.mode is not Mode.ASYNC
         while queue.unsent and not self._credit_used_up():
             due = now - self.oldest_unsent_at >= limits.COALESCE_SECONDS
-            if not (at_once or due or queue.unsent_bytes >= limits.BATCH_BYTES_MAX):
+            if not (at_once or due or queue.unsent_bytes >= self._batch_bytes()):
                 return
             self._send_batch(now)
 
@@ -680,14 +680,18 @@ class Link:
         queue = self.queue
         if not self.frames and not queue.sent:
             return False
-        least = min(queue.unsent_bytes, limits.BATCH_BYTES_MAX)
+        least = min(queue.unsent_bytes, self._batch_bytes())
         return (
             self.outstanding + least > self.credit
             or queue.sent_bytes + least > self.group.log.limit // 2
         )
 
+    def _batch_bytes(self) -> int:
+        """Payload of one batch: several must fit into the window."""
+        return min(limits.BATCH_BYTES_MAX, self.credit // 4)
+
     def _send_batch(self, now: float) -> None:
-        first_n, generation, batch = self.queue.take_batch()
+        first_n, generation, batch = self.queue.take_batch(self._batch_bytes())
         transaction = self.transaction
         if transaction is not None:
             transaction.bytes_sent += sum(

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from pratima_iscsi.replication.link import Link
 
 _HOLE_BLOCKS: Final = limits.HOLE_BYTES_MAX // BLOCK_BYTES
-_READ_BLOCKS: Final = limits.RESYNC_READ_BYTES // BLOCK_BYTES
-_VERIFY_BLOCKS: Final = limits.VERIFY_BYTES_MAX // BLOCK_BYTES
 
 
 class Resync:
@@ -47,6 +45,10 @@ class Resync:
 
     def __init__(self, link: "Link") -> None:
         self.link = link
+        self.read_blocks = max(
+            1, min(limits.RESYNC_READ_BYTES, link.group.log.limit // 8) // BLOCK_BYTES
+        )
+        """Blocks of data that one read brings: a small log gets small pieces."""
         self.reads = 0
         self.verifies = 0
         self.key = secrets.token_bytes(VERIFY_KEY_BYTES)
@@ -147,15 +149,16 @@ class Resync:
         """Whether a resync record may be appended: live writes come first, but not for ever."""
         link = self.link
         log = link.group.log
-        if not log.fits(limits.VERIFY_BYTES_MAX) and log.bytes > 0:
+        piece = self.read_blocks * (BLOCK_BYTES + limits.RECORD_OVERHEAD_BYTES)
+        reads = link.transaction.reads if link.transaction is not None else {}
+        under_way = piece * (len(reads) + 1)
+        if (
+            not log.fits(under_way)
+            or link.resync_unconfirmed + under_way > link.credit // 2 + piece
+        ):
             return False
-        pace = limits.RESYNC_READ_BYTES / limits.RESYNC_RATE_MIN_BYTES
-        if now - self.appended_at >= pace and log.fits(2 * limits.RESYNC_READ_BYTES):
-            return link.resync_unconfirmed <= link.credit // 2
-        under_way = limits.RESYNC_READ_BYTES * len(
-            link.transaction.reads if link.transaction else ()
-        )
-        return log.bytes < log.low_mark and link.resync_unconfirmed + under_way <= link.credit // 2
+        pace = piece / limits.RESYNC_RATE_MIN_BYTES
+        return log.bytes < log.low_mark or (not reads and now - self.appended_at >= pace)
 
     def _free(self, transaction: Transaction, table: BlockWriteTable) -> BlockWriteTable:
         """The blocks of ``table`` that nothing under way covers."""
@@ -185,11 +188,11 @@ class Resync:
         free = self._free(transaction, table)
         pieces: list[BlockRange] = []
         blocks = 0
-        for piece in islice(free.runs(_HOLE_BLOCKS), _READ_BLOCKS):
-            if pieces and blocks + min(piece.count, _READ_BLOCKS) > _READ_BLOCKS:
+        for piece in islice(free.runs(_HOLE_BLOCKS), self.read_blocks):
+            if pieces and blocks + min(piece.count, self.read_blocks) > self.read_blocks:
                 break
             pieces.append(piece)
-            blocks += min(piece.count, _READ_BLOCKS)
+            blocks += min(piece.count, self.read_blocks)
         few = not self.link.unverified and len(table) * BLOCK_BYTES <= self._sweep_bytes()
         if not pieces or (few and not self.swept_in_vain):
             return False
@@ -213,7 +216,7 @@ class Resync:
         if not link.group.hold_writes():
             return False
         self.sweeping = True
-        pieces = tuple(link.table.runs(_READ_BLOCKS))
+        pieces = tuple(link.table.runs(self.read_blocks))
         if pieces:
             self._read(transaction, pieces, sweep=True)
         else:
@@ -231,7 +234,8 @@ class Resync:
         self.reads += 1
         written = BlockWriteTable(len(self.link.group.sizes))
         transaction.ask(self.reads, Watch(pieces, written, compare, sweep))
-        self.link.group.emit(ReadBlocks(self.link.index, self.reads, pieces, sweep))
+        effect = ReadBlocks(self.link.index, self.reads, pieces, self.read_blocks, sweep)
+        self.link.group.emit(effect)
 
     # --- answers -------------------------------------------------------------------------------
 

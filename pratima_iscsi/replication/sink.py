@@ -204,6 +204,9 @@ class Sink:
         self.acknowledged_bytes = 0
         self.last_index = self.durable_index = self.applied_index = applied
         self.checkpointed_index = self.applicable_index = applied
+        self.last_frame_index = applied
+        """Index of the last unit that holds a frame."""
+        self._ack_when_written = False
         self.journal_busy = False
         self.apply_busy = False
         self.since_checkpoint = 0
@@ -408,9 +411,6 @@ class Sink:
         """Whether a frame is durable that no durable mark covers; an empty unit needs none."""
         return self.last_frame_index > self.applicable_index
 
-    last_frame_index = 0
-    """Index of the last unit that holds a frame."""
-
     def _frames_with_room(self) -> list[_Frame]:
         room = self.journal_room() - limits.JOURNAL_RESERVE_BYTES
         frames: list[_Frame] = []
@@ -454,8 +454,6 @@ class Sink:
             self.units.append(_Unit(self.last_index, self.written, 0, mark, True))
         self._ack_when_written = any(frame.ack_now for frame in taken)
         self.effects.append(WriteJournal(frames, mark, sync))
-
-    _ack_when_written = False
 
     def journal_written(self, now: float) -> None:
         """The frames of the job are in the journal file: RECEIVED."""
@@ -633,7 +631,7 @@ class _Checker:
         if entry.sequence != self.sequence + 1:
             raise RemoteProtocolError(f"position gap: {entry.sequence} after {self.sequence}")
         self.sequence = entry.sequence
-        self.digest = next_history(self.digest, bytes(entry.entry), bytes(entry.payload))
+        self.digest = next_history(self.digest, bytes(entry.entry), entry.payload)
 
     def _generation(self, entry: Entry) -> None:
         begin = GenerationBegin.decode(entry.payload)

@@ -33,6 +33,9 @@ class AbsentUnit:
 
     __slots__ = ()
 
+    block_size: Final = 512
+    """A block as good as any other: nothing is read or written here."""
+
     def execute(self, task: Task) -> None:
         """Answer INQUIRY, REPORT LUNS and REQUEST SENSE, and 5/25/00 to all else."""
         try:

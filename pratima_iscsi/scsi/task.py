@@ -38,6 +38,10 @@ class Aborted(enum.IntEnum):
 class Unit(Protocol):
     """What a nexus sees of a logical unit: something to compare its tasks with."""
 
+    @property
+    def block_size(self) -> int:
+        """Bytes of a logical block, for ``data_out_length``."""
+
     def execute(self, task: "Task") -> None:
         """Execute a task; ends in one call of its ``done``."""
 

@@ -298,5 +298,3 @@ class Login:
             )
         self._stage = following
         return LoginAnswer(TRANSIT | current | int(following), pairs)
-
-

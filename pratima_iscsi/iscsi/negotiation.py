@@ -5,7 +5,7 @@ One rule: a key is negotiated once in a login; a second time is an initiator's e
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pratima_iscsi.errors import RemoteProtocolError
@@ -71,8 +71,7 @@ class Offer:
         outcome = rule(value)
         if outcome is None:
             return REJECT
-        if outcome.changes:
-            self.parameters = replace(self.parameters, **outcome.changes)
+        self.parameters = outcome.apply(self.parameters)
         return outcome.answer
 
     def declare(self) -> list[tuple[str, str]]:
@@ -91,39 +90,55 @@ class Offer:
         return replace(self.parameters, first_burst_bytes_max=first)
 
 
+Apply = Callable[[Parameters], Parameters]
+
+
+def _unchanged(parameters: Parameters) -> Parameters:
+    return parameters
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Our answer to an offer (None: a declaration) and what it changes in the parameters."""
+    """Our answer to an offer (None: a declaration) and what it does to the parameters."""
 
     answer: str | None
-    changes: Mapping[str, int] = field(default_factory=dict)
+    apply: Apply = _unchanged
 
 
 Rule = Callable[[str], Outcome | None]
 """An offered value to its outcome; None rejects the value and leaves the default."""
 
+SetFlag = Callable[[Parameters, bool], Parameters]
+SetNumber = Callable[[Parameters, int], Parameters]
 
-def _list(key: str, supported: tuple[str, ...], parameter: str = "") -> Rule:
+
+def _list(supported: tuple[str, ...], store: SetFlag | None = None) -> Rule:
     """The first of the initiator's choices that we have (RFC 7143 6.2.1)."""
 
     def rule(value: str) -> Outcome | None:
-        for choice in value.split(","):
-            if choice in supported:
-                return Outcome(choice, {parameter: choice == CRC32C} if parameter else {})
-        return None
+        choice = next((item for item in value.split(",") if item in supported), None)
+        if choice is None:
+            return None
+        if store is None:
+            return Outcome(choice)
+        return Outcome(choice, lambda parameters: store(parameters, choice == CRC32C))
 
-    rule.__name__ = key
     return rule
 
 
-def _boolean(ours: bool, combine: Callable[[bool, bool], bool], parameter: str = "") -> Rule:
+def _boolean(
+    ours: bool, combine: Callable[[bool, bool], bool], store: SetFlag | None = None
+) -> Rule:
     """Yes or No, combined with ours by AND or by OR (RFC 7143 6.2.2)."""
 
     def rule(value: str) -> Outcome | None:
         if value not in (YES, NO):
             return None
         result = combine(value == YES, ours)
-        return Outcome(YES if result else NO, {parameter: result} if parameter else {})
+        answer = YES if result else NO
+        if store is None:
+            return Outcome(answer)
+        return Outcome(answer, lambda parameters: store(parameters, result))
 
     return rule
 
@@ -133,7 +148,7 @@ def _number(
     choose: Callable[[int, int], int],
     lowest: int,
     highest: int,
-    parameter: str = "",
+    store: SetNumber | None = None,
 ) -> Rule:
     """A number, combined with ours by minimum or maximum (RFC 7143 6.2.2)."""
 
@@ -145,7 +160,9 @@ def _number(
         if not lowest <= offered <= highest:
             return None
         result = choose(offered, ours)
-        return Outcome(str(result), {parameter: result} if parameter else {})
+        if store is None:
+            return Outcome(str(result))
+        return Outcome(str(result), lambda parameters: store(parameters, result))
 
     return rule
 
@@ -158,7 +175,7 @@ def _segment_declaration(value: str) -> Outcome:
         raise RemoteProtocolError("MaxRecvDataSegmentLength is no number") from error
     if not SEGMENT_BYTES_LOWEST <= declared <= SEGMENT_BYTES_HIGHEST:
         raise RemoteProtocolError(f"MaxRecvDataSegmentLength is {declared}")
-    return Outcome(None, {"send_segment_bytes_max": declared})
+    return Outcome(None, lambda parameters: replace(parameters, send_segment_bytes_max=declared))
 
 
 def _either(first: bool, second: bool) -> bool:
@@ -169,22 +186,22 @@ def _both(first: bool, second: bool) -> bool:
     return first and second
 
 
+def _burst_rule(ours: int, store: SetNumber) -> Rule:
+    return _number(ours, min, SEGMENT_BYTES_LOWEST, SEGMENT_BYTES_HIGHEST, store)
+
+
 RULES: Final[Mapping[str, Rule]] = {
-    "HeaderDigest": _list("HeaderDigest", (CRC32C, NONE), "header_digest"),
-    "DataDigest": _list("DataDigest", (CRC32C, NONE), "data_digest"),
+    "HeaderDigest": _list((CRC32C, NONE), lambda p, value: replace(p, header_digest=value)),
+    "DataDigest": _list((CRC32C, NONE), lambda p, value: replace(p, data_digest=value)),
     "MaxConnections": _number(1, min, 1, COUNT_HIGHEST),
-    "InitialR2T": _boolean(False, _either, "initial_r2t"),
-    "ImmediateData": _boolean(True, _both, "immediate_data"),
+    "InitialR2T": _boolean(False, _either, lambda p, value: replace(p, initial_r2t=value)),
+    "ImmediateData": _boolean(True, _both, lambda p, value: replace(p, immediate_data=value)),
     "MaxRecvDataSegmentLength": _segment_declaration,
-    "MaxBurstLength": _number(
-        BURST_BYTES_MAX, min, SEGMENT_BYTES_LOWEST, SEGMENT_BYTES_HIGHEST, "burst_bytes_max"
+    "MaxBurstLength": _burst_rule(
+        BURST_BYTES_MAX, lambda p, value: replace(p, burst_bytes_max=value)
     ),
-    "FirstBurstLength": _number(
-        FIRST_BURST_BYTES_MAX,
-        min,
-        SEGMENT_BYTES_LOWEST,
-        SEGMENT_BYTES_HIGHEST,
-        "first_burst_bytes_max",
+    "FirstBurstLength": _burst_rule(
+        FIRST_BURST_BYTES_MAX, lambda p, value: replace(p, first_burst_bytes_max=value)
     ),
     "DefaultTime2Wait": _number(2, max, 0, SECONDS_HIGHEST),
     "DefaultTime2Retain": _number(0, min, 0, SECONDS_HIGHEST),
@@ -194,7 +211,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "ErrorRecoveryLevel": _number(0, min, 0, 2),
     "IFMarker": _boolean(False, _both),
     "OFMarker": _boolean(False, _both),
-    "TaskReporting": _list("TaskReporting", ("RFC3720",)),
+    "TaskReporting": _list(("RFC3720",)),
 }
 """Every operational key that we understand and how its offer is answered."""
 

@@ -71,7 +71,7 @@ class Opcode(enum.IntEnum):
     R2T = 0x31
     """word 20 = TTT, words 36-44 = R2TSN, buffer offset, desired length"""
     ASYNC_MESSAGE = 0x32
-    """word 36 = event and its code, word 40 = parameters 1 and 2, word 44 = parameter 3"""
+    """word 36 = event, its code and parameter 1, word 40 = parameters 2 and 3"""
     REJECT = 0x3F
     """byte 2 = reason; data = the header of what was rejected"""
 
@@ -171,7 +171,7 @@ class LogoutResponse(enum.IntEnum):
 ASYNC_LOGOUT_REQUEST: Final = 1
 """The target wants the initiator to log out within parameter 3 seconds (RFC 7143 11.9.1)."""
 
-ASYNC_DROP_CONNECTION: Final = 2
+ASYNC_EVENT_SHIFT: Final = 24
 
 AHS_HEADER: Final = struct.Struct(">HB")
 """AHS length (without these three bytes' first two and the type) and type (RFC 7143 11.2.2)."""

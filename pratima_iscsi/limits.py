@@ -112,6 +112,10 @@ ANCESTRY_MAX: Final = 64
 NAME_BYTES_MAX: Final = 128
 REASON_CHARACTERS_MAX: Final = 512
 CONTROL_BYTES_MAX: Final = 4 * MIB
+IDENTITY_BYTES_MAX: Final = 64 * KIB
+"""The file that holds a source's identity and history beside its database."""
+DATABASE_BUSY_SECONDS: Final = 2.0
+"""How long a reader of the state database (a backup, say) may make us wait."""
 
 # --- the local volume --------------------------------------------------------------------------
 INLINE_SLOW_SECONDS: Final = 0.005
@@ -125,12 +129,7 @@ PORTAL_CONNECTIONS_MAX: Final = 128
 """Connections of one portal, those that still log in among them."""
 PORTAL_LOGINS_MAX: Final = 32
 """Connections of one portal that have not logged in yet."""
-PORTAL_JOURNAL_RESERVE_BYTES: Final = 64 * KIB
-"""Kept free for the small units that only carry a mark."""
-JOURNAL_UNIT_BYTES: Final = KIB
-"""What a unit costs beside its frame, at the most."""
-APPLY_RETRY_SECONDS: Final = 1.0
-SESSIONS_MAX: Final = 64
+PORTAL_SESSIONS_MAX: Final = 64
 LISTEN_BACKLOG: Final = 64
 LOGIN_SECONDS_MAX: Final = 15.0
 LOGIN_EXCHANGES_MAX: Final = 16

@@ -112,6 +112,17 @@ ANCESTRY_MAX: Final = 64
 NAME_BYTES_MAX: Final = 128
 REASON_CHARACTERS_MAX: Final = 512
 CONTROL_BYTES_MAX: Final = 4 * MIB
+CONTROL_REQUEST_BYTES_MAX: Final = 64 * KIB
+"""One request on a daemon's control socket."""
+CONTROL_CLIENTS_MAX: Final = 16
+"""Connections to a daemon's control socket; one beyond is shut at once."""
+CONTROL_IDLE_SECONDS: Final = 10.0
+"""How long a client of the control socket may take for a request, or to take its answer."""
+CONTROL_ANSWER_SECONDS: Final = 10.0
+"""How long a client waits for a daemon's answer."""
+KEY_FILE_BYTES_MAX: Final = 64 * KIB
+ALLOWED_KEYS_MAX: Final = 512
+CONFIG_BYTES_MAX: Final = MIB
 IDENTITY_BYTES_MAX: Final = 64 * KIB
 """The file that holds a source's identity and history beside its database."""
 DATABASE_BUSY_SECONDS: Final = 2.0

@@ -71,6 +71,8 @@ class DialOptions:
 _EXPLAINED: Final = frozenset({LossKind.REFUSED, LossKind.MECHANISM, LossKind.DISCONNECTED})
 """Losses whose reason is known; for the others the port is asked what it is."""
 
+_MECHANISMS_DIFFER: Final = "one side uses keys and the other does not (--key, --allow)"
+
 
 class Dial:
     """One connection to ``address``; tells ``on_ready`` at most once and ``on_lost`` at most once.
@@ -144,6 +146,7 @@ class Dial:
         socket.tcp_maxrt = int(PEER_DEAD_SECONDS * 2000)
         socket.ipv6 = self._address.is_ipv6
         options.secure(socket)
+        self._mechanism = "NULL" if socket.mechanism == zmq.NULL else "CURVE"
         return socket
 
     def _try_send(self, message: bytes | bytearray) -> bool:
@@ -195,9 +198,7 @@ class Dial:
 
     def _lose_protocol(self, code: int) -> None:
         if code == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH:
-            self._lose(
-                LossKind.MECHANISM, "one side uses keys and the other does not (--key, --allow)"
-            )
+            self._lose(LossKind.MECHANISM, _MECHANISMS_DIFFER)
         else:
             self._lose(LossKind.HANDSHAKE, f"handshake failed: protocol error {code:#x}")
 
@@ -211,10 +212,13 @@ class Dial:
             self._task = self._loop.create_task(self._explain(kind, reason))
 
     async def _explain(self, kind: LossKind, reason: str) -> None:
-        cause = await probe(self._address)
+        finding = await probe(self._address)
         self._task = None
-        if cause is not None:
-            self._on_lost(Loss(kind, f"{self._options.name} port: {cause}"))
+        if finding.problem:
+            self._on_lost(Loss(kind, f"{self._options.name} port: {finding.problem}"))
+        elif finding.mechanism not in ("", self._mechanism):
+            # The peer saw it first, and hung up before its greeting could be read.
+            self._tell(LossKind.MECHANISM, _MECHANISMS_DIFFER)
         elif kind is LossKind.HANDSHAKE:
             reason += "; it does speak ZeroMQ: is this its port, and its public key?"
             self._tell(kind, reason)

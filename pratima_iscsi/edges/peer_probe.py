@@ -6,31 +6,46 @@ own and takes at most a few bytes and a few seconds.
 
 import asyncio
 import os
+import struct
+from dataclasses import dataclass
 from typing import Final
 
 from pratima_iscsi.edges.link_address import LinkAddress
 from pratima_iscsi.limits import PROBE_SECONDS
 
-SIGNATURE_BYTES: Final = 10
-"""A ZMTP peer says ``FF``, eight bytes, ``7F`` as soon as it is connected (ZMTP 3.1, greeting)."""
+GREETING: Final = struct.Struct(">10sBB20sB31x")
+"""signature, major and minor version, mechanism, as-server (ZMTP 3.1, greeting)"""
+SIGNATURE: Final = b"\xff\0\0\0\0\0\0\0\1\x7f"
+"""A ZMTP peer says this as soon as it is connected; the eight bytes within may differ."""
 
+_HELLO: Final = SIGNATURE + b"\x03"
+"""As much of a greeting as makes a peer tell its mechanism, not enough for it to refuse ours."""
 _REQUEST: Final = b"GET / HTTP/1.0\r\n\r\n"
-_READ_BYTES: Final = 64
 
 
-async def probe(address: LinkAddress, seconds: float = PROBE_SECONDS) -> str | None:
-    """Why ``address`` is no use, in words; None when it does speak ZMTP."""
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a port turned out to be."""
+
+    problem: str = ""
+    """Why it is no use, in words; empty when it speaks ZMTP."""
+    mechanism: str = ""
+    """How it wants to be spoken to (NULL, CURVE); empty when it did not say."""
+
+
+async def probe(address: LinkAddress, seconds: float = PROBE_SECONDS) -> Finding:
+    """What listens at ``address``; each step of finding out takes ``seconds`` at the most."""
     try:
         async with asyncio.timeout(seconds):
             reader, writer = await _connect(address)
     except TimeoutError:
-        return f"no answer from {address} within {seconds:g} s"
+        return Finding(f"no answer from {address} within {seconds:g} s")
     except OSError as error:
-        return f"{address}: {_cause(error)}"
+        return Finding(f"{address}: {_cause(error)}")
     try:
         return await _ask(address, reader, writer, seconds)
     except OSError as error:
-        return f"{address}: {_cause(error)}"
+        return Finding(f"{address}: {_cause(error)}")
     finally:
         writer.transport.abort()
 
@@ -46,25 +61,32 @@ async def _ask(
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
     seconds: float,
-) -> str | None:
+) -> Finding:
     said = await _read(reader, seconds)
     if said is None:
         writer.write(_REQUEST)
         said = await _read(reader, seconds)
     if said is None:
-        return f"{address} accepts connections but says nothing: it is not Pratima"
+        return Finding(f"{address} accepts connections but says nothing: it is not Pratima")
     if not said:
-        return f"{address} closes connections at once: it is not Pratima, or it is overloaded"
-    if said[0] == 0xFF and (len(said) < SIGNATURE_BYTES or said[SIGNATURE_BYTES - 1] == 0x7F):
-        return None
-    return f"{address} {_spoken(said)}, not ZeroMQ: it is not Pratima"
+        return Finding(f"{address} closes connections at once: it is not Pratima, or overloaded")
+    if said[0] != SIGNATURE[0] or said[9:10] not in (b"", SIGNATURE[-1:]):
+        return Finding(f"{address} {_spoken(said)}, not ZeroMQ: it is not Pratima")
+    writer.write(_HELLO)
+    while len(said) < GREETING.size:
+        more = await _read(reader, seconds)
+        if not more:
+            return Finding()
+        said += more
+    mechanism: bytes = GREETING.unpack_from(said)[3]
+    return Finding(mechanism=mechanism.rstrip(b"\0").decode("ascii", errors="replace"))
 
 
 async def _read(reader: asyncio.StreamReader, seconds: float) -> bytes | None:
     """Some bytes; none at the end of the stream; None when nothing comes in time."""
     try:
         async with asyncio.timeout(seconds):
-            return await reader.read(_READ_BYTES)
+            return await reader.read(GREETING.size)
     except TimeoutError:
         return None
 

@@ -1,0 +1,348 @@
+"""One group at one replica: journal, staging, state and volumes as one store that recovers itself.
+
+    journal half    append ─► sync ─► ...                                    release
+    apply half                        apply ─► checkpoint (volumes, staging, state) ─┘
+
+The caller decides when each call runs; one call of each half at a time may run, in two threads.
+Opening a store recovers it: it finishes a commit that was under way, applies every unit of the
+journal that is valid, by the same code as ever, checkpoints, and empties the journal. That can be
+cut off anywhere and begun again, and works on a copy of the directory and the volumes as well.
+
+What cannot go on is said in the state: INCONSISTENT with its reason when journal or staging lost
+what was durable (the next source's first sync mends it), FAILED when the journal holds what the
+protocol does not allow. One rule: nothing is applied that is not provably durable in the journal.
+"""
+
+import errno
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from pratima_iscsi.blocks import BLOCK_BYTES
+from pratima_iscsi.edges.files import Directory, File
+from pratima_iscsi.edges.journal import PREFIX as JOURNAL_PREFIX
+from pratima_iscsi.edges.journal import Journal, JournalRot
+from pratima_iscsi.edges.replica_apply import Applier, VerifyResult
+from pratima_iscsi.edges.replica_state import ReplicaState, ReplicaVolume, StateFile
+from pratima_iscsi.edges.staging import PREFIX as STAGING_PREFIX
+from pratima_iscsi.edges.staging import SLOT_BYTES, StagingRot
+from pratima_iscsi.errors import PratimaError, RemoteProtocolError, StateError
+from pratima_iscsi.limits import (
+    CHECKPOINT_BYTES,
+    JOURNAL_BYTES_DEFAULT,
+    SEGMENT_BYTES,
+    STAGING_BYTES_DEFAULT,
+    STAGING_RESERVE_BYTES,
+)
+from pratima_iscsi.operations import Buffer
+
+
+class ReplicaDamaged(PratimaError):
+    """What is stored here fails its checksum. The state is INCONSISTENT, durably; open the store
+    again to go on from there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What one call of ``apply`` did."""
+
+    index: int
+    """The last unit that is applied whole."""
+    frame_bytes: int
+    """Bytes of the frames that were applied."""
+    answers: tuple[VerifyResult, ...]
+    state: ReplicaState
+
+
+class ReplicaStore:
+    """See the module. ``open`` makes one; ``state`` is where it stands."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        volumes: Sequence[File],
+        state_file: StateFile,
+        *,
+        segment_bytes: int,
+        journal_bytes: int,
+        staging_bytes: int,
+        reserve_bytes: int,
+        clock: Callable[[], int],
+        random_bytes: Callable[[int], bytes],
+    ) -> None:
+        """For ``open``: nothing is recovered yet."""
+        self._directory = directory
+        self._volumes = tuple(volumes)
+        self._state_file = state_file
+        self._segment_bytes = segment_bytes
+        self._journal_bytes = journal_bytes
+        self._staging_bytes = staging_bytes
+        self._reserve_bytes = reserve_bytes
+        self._clock = clock
+        self._random_bytes = random_bytes
+        self._journal: Journal | None = None
+        self._checkpointed = 0
+        self._broken = "the replica is not bound"
+        self._applier = Applier(
+            directory,
+            self._volumes,
+            state_file,
+            staging_bytes=staging_bytes,
+            reserve_bytes=reserve_bytes,
+            durable=lambda: self._journal.durable if self._journal else 0,
+        )
+
+    @classmethod
+    def open(
+        cls,
+        directory: Directory,
+        volumes: Sequence[File],
+        *,
+        segment_bytes: int = SEGMENT_BYTES,
+        journal_bytes: int = JOURNAL_BYTES_DEFAULT,
+        staging_bytes: int = STAGING_BYTES_DEFAULT,
+        reserve_bytes: int = STAGING_RESERVE_BYTES,
+        clock: Callable[[], int] = time.time_ns,
+        random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> "ReplicaStore":
+        """Open and recover the store in ``directory``; a fresh one is unbound.
+
+        ``volumes`` are the group's, in its order. ``clock`` is wall time in ns. Look at ``state``
+        afterwards: it says whether the volumes are a consistent prefix now. Raises StateError when
+        the files do not belong together or another version wrote them, OSError when the disk
+        fails; then nothing is lost and it may be tried again.
+        """
+        store = cls(
+            directory,
+            volumes,
+            StateFile(directory),
+            segment_bytes=segment_bytes,
+            journal_bytes=journal_bytes,
+            staging_bytes=staging_bytes,
+            reserve_bytes=reserve_bytes,
+            clock=clock,
+            random_bytes=random_bytes,
+        )
+        try:
+            if store.state.bound:
+                store._recover()
+            else:
+                _refuse_leftovers(directory)
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    # --- what anybody may ask ------------------------------------------------------------------
+
+    @property
+    def state(self) -> ReplicaState:
+        """Where the replica stands: the last record applied, not necessarily checkpointed."""
+        return self._applier.state
+
+    @property
+    def durable(self) -> int:
+        """The last journal unit that is durable."""
+        return self._journal.durable if self._journal else 0
+
+    @property
+    def applicable(self) -> int:
+        """How far units may be applied: the last mark that is itself durable."""
+        return self._journal.applicable if self._journal else 0
+
+    def journal_room(self) -> int:
+        """Bytes: frames whose ``unit_bytes`` add up to no more are sure to be taken."""
+        if self._journal is None:
+            return self._journal_bytes // self._segment_bytes * (self._segment_bytes - 512)
+        return self._journal.room()
+
+    def staging_room(self) -> int:
+        """Bytes of blocks that a staged transaction could hold that begins now (what an older one
+        has staged is freed then)."""
+        staging = self._applier.staging
+        used = staging.used_bytes if staging else 0
+        free = self._directory.free_bytes() - self._reserve_bytes + used
+        return max(0, min(self._staging_bytes, free)) // SLOT_BYTES * BLOCK_BYTES
+
+    def heard(self, wall_ns: int) -> None:
+        """The source was heard at ``wall_ns``; the next checkpoint remembers it."""
+        self._applier.heard_ns = max(self._applier.heard_ns, wall_ns)
+
+    # --- binding -------------------------------------------------------------------------------
+
+    def bind(
+        self, group: bytes, group_name: str, volumes: Sequence[tuple[str, int]], node: bytes
+    ) -> ReplicaState:
+        """Belong to ``group`` (16 bytes) from now on, durably; ``volumes`` are (name, size).
+
+        Not consistent before the first END. Raises StateError if the volumes do not fit.
+        """
+        assert not self.state.bound and len(group) == 16 and any(group)
+        shape = tuple(ReplicaVolume(name, size) for name, size in volumes)
+        self._compare(shape)
+        bound = ReplicaState(group, group_name, node, shape, reason="the first sync has not begun")
+        self._applier.persist(bound)
+        self._journal = self._new_journal()
+        self._journal.restart(0)
+        self._applier.recovering = False
+        self._broken = ""
+        return self.state
+
+    def _new_journal(self) -> Journal:
+        return Journal(
+            self._directory,
+            self.state.group,
+            segment_bytes=self._segment_bytes,
+            quota_bytes=self._journal_bytes,
+            clock=self._clock,
+            random_bytes=self._random_bytes,
+        )
+
+    def _compare(self, shape: Sequence[ReplicaVolume]) -> None:
+        if len(shape) != len(self._volumes):
+            raise StateError(
+                f"the group has {len(shape)} volumes, but {len(self._volumes)} are given",
+                "name a file or device for each of them, in the group's order",
+            )
+        for wanted, volume in zip(shape, self._volumes, strict=True):
+            if volume.size < wanted.size:
+                raise StateError(
+                    f"volume {wanted.name!r} has {volume.size} bytes, it must have {wanted.size}",
+                    "name the right file or device",
+                )
+
+    # --- recovery ------------------------------------------------------------------------------
+
+    def _recover(self) -> None:
+        self._compare(self.state.volumes)
+        if self.state.failed:
+            self._broken = f"the replica has failed: {self.state.failed}"
+            return
+        journal = self._journal = self._new_journal()
+        try:
+            journal.scan(self.state.applied, self.state.durable)
+            if self.state.discard:
+                raise JournalRot(self.state.reason)
+            self._applier.load_staging()
+            self._applier.finish()
+            while self.state.applied < journal.last:
+                self._apply_unit()
+        except (JournalRot, StagingRot) as rot:
+            self._applier.give_up(str(rot), journal.seen)
+        except RemoteProtocolError as error:
+            self._fail(str(error))
+            return
+        self._applier.take_answers()
+        self._applier.persist(self.state)
+        self._applier.remove_old_staging()
+        journal.restart(self.state.applied)
+        self._checkpointed = self.state.applied
+        self._applier.recovering = False
+        self._broken = ""
+
+    def _fail(self, reason: str) -> None:
+        self._applier.persist(replace(self.state, failed=reason))
+        self._broken = f"the replica has failed: {reason}"
+
+    def close(self) -> None:
+        """Release the store's own files (not the volumes); nothing is synced."""
+        self._broken = "it was closed"
+        if self._journal is not None:
+            self._journal.close()
+        self._applier.close()
+        self._state_file.close()
+
+    def _usable(self) -> Journal:
+        """The journal; OSError EIO when the store takes nothing more."""
+        broken = self._broken or self._applier.broken
+        if broken or self._journal is None:
+            raise OSError(errno.EIO, f"the replica's store is closed: {broken}")
+        return self._journal
+
+    # --- the journal half ----------------------------------------------------------------------
+
+    def append(self, frame: Buffer | None, mark: int) -> int:
+        """Write a frame (None: an empty unit) to the journal, not synced; its unit's index.
+
+        ``mark``: the last unit known to be durable. OSError ENOSPC: over quota, all is as it was;
+        any other OSError: nothing more is taken until the store is opened again.
+        """
+        return self._usable().append(frame, mark)
+
+    def sync(self) -> int:
+        """Make every appended unit durable; the last one's index. An OSError is final."""
+        return self._usable().sync()
+
+    def release(self, upto: int) -> None:
+        """Let the journal reuse units up to ``upto``, which ``checkpoint`` returned."""
+        assert upto <= self._checkpointed
+        self._usable().release(upto)
+
+    # --- the apply half ------------------------------------------------------------------------
+
+    def apply(self, upto: int, bytes_max: int = CHECKPOINT_BYTES) -> Applied:
+        """Apply units up to ``upto`` (at most ``applicable``), or fewer once ``bytes_max`` bytes of
+        frames are reached.
+
+        Raises OSError when a volume or the staging does not take it: nothing is lost, and the next
+        call goes on where this one stopped. ReplicaDamaged: the state is INCONSISTENT now.
+        RemoteProtocolError: it is FAILED. After those two the store takes nothing more.
+        """
+        journal = self._usable()
+        assert upto <= journal.applicable, "not provably durable"
+        done = 0
+        try:
+            self._applier.finish()
+            while self.state.applied < upto and done < bytes_max:
+                done += self._apply_unit()
+        except (JournalRot, StagingRot) as rot:
+            self._broken = str(rot)
+            self._applier.give_up(str(rot), self.state.applied, discard=True)
+            raise ReplicaDamaged(str(rot)) from None
+        except RemoteProtocolError as error:
+            self._fail(str(error))
+            raise
+        return Applied(self.state.applied, done, self._applier.take_answers(), self.state)
+
+    def checkpoint(self) -> int:
+        """Make what is applied durable: every volume, the staging, then the state. Returns the
+        unit up to which the journal may be released. An OSError is final."""
+        self._usable()
+        self._applier.persist(self.state)
+        self._checkpointed = self.state.applied
+        return self._checkpointed
+
+    def make_direct(self) -> ReplicaState:
+        """Give up the old consistent point: the open staged transaction is applied from now on.
+
+        Durably INCONSISTENT before the first byte. OSError ENOSPC and the like: the next ``apply``
+        goes on with it.
+        """
+        self._usable()
+        try:
+            self._applier.make_direct()
+        except StagingRot as rot:
+            self._broken = str(rot)
+            self._applier.give_up(str(rot), self.state.applied, discard=True)
+            raise ReplicaDamaged(str(rot)) from None
+        return self.state
+
+    def _apply_unit(self) -> int:
+        """Apply the next unit; the bytes of its frame."""
+        assert self._journal is not None
+        unit = self._journal.read(self.state.applied + 1)
+        self._applier.apply_unit(unit)
+        return len(unit.frame)
+
+
+def _refuse_leftovers(directory: Directory) -> None:
+    """A directory without a state must be without a journal: somebody took the state away."""
+    for name in directory.names():
+        if name.startswith((JOURNAL_PREFIX, STAGING_PREFIX)):
+            raise StateError(
+                f"there is {name} but no replica state beside it",
+                "restore the file 'state', or take an empty directory and a first sync",
+            )

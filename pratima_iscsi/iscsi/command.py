@@ -1,8 +1,8 @@
 """A SCSI command of a session, and the data-out of one whose data did not all come with it.
 
 A command is the unit's ``Task``, so that nothing else is allocated for it. One rule of a transfer:
-data-out arrives in order, each sequence exactly as long as was asked for; anything else ends the
-connection (RFC 7143 7.9 at error recovery level 0).
+data-out arrives in order, each sequence exactly as long as was asked for. Out of order it fails the
+command when its sequence has ended (RFC 7143 7.9); what nobody asked for ends the connection.
 """
 
 from typing import Final, Protocol
@@ -10,7 +10,16 @@ from typing import Final, Protocol
 from pratima_iscsi.errors import RemoteProtocolError
 from pratima_iscsi.iscsi.pdu import RESERVED_TAG
 from pratima_iscsi.operations import Buffer
-from pratima_iscsi.scsi.task import GOOD, Aborted, Nexus, Task, Unit, data_out_length
+from pratima_iscsi.scsi.sense import Sense, SenseKey
+from pratima_iscsi.scsi.task import (
+    DATA_OUT_FIELDS,
+    GOOD,
+    Aborted,
+    Nexus,
+    Task,
+    Unit,
+    data_out_length,
+)
 
 READ_10: Final = 0x28
 WRITE_10: Final = 0x2A
@@ -103,6 +112,16 @@ def data_out_wanted(cdb: bytes, block_size: int) -> int:
     return data_out_length(cdb, block_size)
 
 
+PLAIN_WRITES: Final = frozenset({0x2A, 0x2E, 0x8A, 0x8E, 0xAA, 0xAE})
+"""WRITE and WRITE AND VERIFY, whose transfer length may be cut to what the initiator sends."""
+
+
+def shortened(cdb: bytes, blocks: int) -> bytes:
+    """A plain write's CDB with a transfer length of ``blocks``."""
+    first, width, _ = DATA_OUT_FIELDS[cdb[0]]
+    return cdb[:first] + blocks.to_bytes(width, "big") + cdb[first + width :]
+
+
 def data_in_charge(cdb: bytes, edtl: int, block_size: int) -> int:
     """Bytes of data-in to reckon with: what a READ asks for, for others what is expected."""
     opcode = cdb[0]
@@ -117,6 +136,13 @@ def data_in_charge(cdb: bytes, edtl: int, block_size: int) -> int:
     return edtl
 
 
+OUT_OF_ORDER: Final = Sense(SenseKey.ABORTED_COMMAND, 0x47, 0x05)
+"""Protocol service CRC error: data-out is missing or repeated (RFC 7143 11.4.7.2)."""
+
+INCORRECT_AMOUNT: Final = Sense(SenseKey.ABORTED_COMMAND, 0x0C, 0x0D)
+"""A sequence ended before or after its length (RFC 7143 11.4.7.2)."""
+
+
 class Transfer:
     """The data-out of one command: what came, what is asked for, what comes next.
 
@@ -128,6 +154,7 @@ class Transfer:
     __slots__ = (
         "buffer",
         "data_sn",
+        "failure",
         "granted",
         "r2t_sn",
         "received",
@@ -143,6 +170,8 @@ class Transfer:
         self.buffer = bytearray(min(wanted, self.unsolicited_max))
         self.received = 0
         self.data_sn = 0
+        self.failure: Sense | None = None
+        """Why the command is to fail when the sequence has ended."""
         self.tag = RESERVED_TAG
         """The TTT of the sequence that is due; ``RESERVED_TAG`` for unsolicited data."""
         self.sequence_end = 0
@@ -187,20 +216,16 @@ class Transfer:
         """One Data-Out; True when it ended its sequence."""
         if tag != self.tag:
             raise RemoteProtocolError(f"Data-Out for TTT {tag:#x}, {self.tag:#x} is due")
-        if data_sn != self.data_sn:
-            raise RemoteProtocolError(f"Data-Out has DataSN {data_sn}, {self.data_sn} is due")
-        if offset != self.received:
-            raise RemoteProtocolError(f"Data-Out at offset {offset}, {self.received} is due")
         if offset + len(data) > self.sequence_end:
             raise RemoteProtocolError("Data-Out goes beyond what was asked for")
-        self._store(data)
-        self.data_sn += 1
-        if self.tag == RESERVED_TAG:
-            if not final and self.received == self.sequence_end:
-                raise RemoteProtocolError("unsolicited data ended without F")
-            return final
-        if final != (self.received == self.sequence_end):
-            raise RemoteProtocolError("F of a Data-Out does not stand at the sequence's end")
+        if data_sn != self.data_sn or offset != self.received:
+            self.failure = OUT_OF_ORDER
+        if self.failure is None:
+            self._store(data)
+            self.data_sn += 1
+            whole = self.received == self.sequence_end
+            if final != whole and (whole or self.tag != RESERVED_TAG):
+                self.failure = INCORRECT_AMOUNT
         return final
 
     def _store(self, data: Buffer) -> None:

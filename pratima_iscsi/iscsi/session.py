@@ -11,7 +11,14 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from pratima_iscsi.errors import RemoteProtocolError
-from pratima_iscsi.iscsi.command import Command, Transfer, data_in_charge, data_out_wanted
+from pratima_iscsi.iscsi.command import (
+    PLAIN_WRITES,
+    Command,
+    Transfer,
+    data_in_charge,
+    data_out_wanted,
+    shortened,
+)
 from pratima_iscsi.iscsi.digests import digest
 from pratima_iscsi.iscsi.directory import Directory
 from pratima_iscsi.iscsi.login import LoggedIn
@@ -372,7 +379,8 @@ class Session(Nexus):
         elif wanted > edtl:
             command.residual_flags = RESIDUAL_OVERFLOW
             command.residual = wanted - edtl
-            wanted = edtl
+        if wanted != edtl:
+            wanted = self._fit(command, cdb, wanted)
         if flags & FINAL and length >= wanted:
             if length > parameters.first_burst_bytes_max:
                 raise RemoteProtocolError("more immediate data than FirstBurstLength")
@@ -388,6 +396,21 @@ class Session(Nexus):
         else:
             transfer.expect_unsolicited()
 
+    def _fit(self, command: Command, cdb: bytes, wanted: int) -> int:
+        """What a command is given whose length is not the one that the initiator expects.
+
+        A plain write does the whole blocks that both lengths cover (FCP-4 9.5.8, which SAM-5 has
+        no opinion on); any other command gets all that is sent and judges it.
+        """
+        edtl = command.edtl
+        if cdb[0] not in PLAIN_WRITES:
+            return edtl
+        if wanted < edtl:
+            return wanted
+        blocks = edtl // command.unit.block_size
+        command.cdb = shortened(cdb, blocks)
+        return blocks * command.unit.block_size
+
     def _data_out(self, flags: int, itt: int, tag: int, tail: bytes, data: memoryview) -> None:
         command = self.commands.get(itt)
         if command is None or command.transfer is None or command.executing or command.aborted:
@@ -395,6 +418,11 @@ class Session(Nexus):
         transfer = command.transfer
         _, data_sn, offset, _ = TAIL_WORDS.unpack(tail)
         if not transfer.take(data, tag, data_sn, offset, bool(flags & FINAL)):
+            return
+        if transfer.failure is not None:
+            command.fail(transfer.failure)
+            transfer.buffer = bytearray()
+            self._release_data_out(transfer)
             return
         if not transfer.complete:
             self._solicit(command, transfer)

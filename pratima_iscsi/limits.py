@@ -49,6 +49,7 @@ BACKOFF_SECONDS_MAX: Final = 5.0
 OVERFLOW_DWELL_SECONDS: Final = 1.0
 """Least time between an overflow and the BEGIN that answers it."""
 CLEAN_STOP_SECONDS: Final = 5.0
+STOP_POLL_SECONDS: Final = 0.02
 LOOP_LAG_SECONDS_MAX: Final = 1.0
 
 # --- resync ------------------------------------------------------------------------------------
@@ -132,6 +133,7 @@ DATABASE_BUSY_SECONDS: Final = 2.0
 INLINE_SLOW_SECONDS: Final = 0.005
 INLINE_FAST_SECONDS: Final = 0.002
 WRITER_DWELL_SECONDS: Final = 10.0
+READERS_PER_VOLUME: Final = 4
 ADMISSIONS_MAX: Final = 4096
 """Operations that may wait for a barrier or for room; front ends bound theirs by queue depth."""
 

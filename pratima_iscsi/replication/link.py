@@ -574,6 +574,18 @@ class Link:
         if self.session and session == self.session:
             self.lose(reason, now)
 
+    def reachable(self, now: float) -> None:
+        """The control connection stands: greet now, unless the replica was just asked."""
+        if self.connection is Connection.WAITING:
+            self.retry_at = now
+
+    def unreachable(self, reason: str, now: float) -> None:
+        """There is no control connection."""
+        if self.connection is Connection.WAITING:
+            self._connect_state(Connection.WAITING, reason)
+        elif self.live or self.connection in (Connection.GREETING, Connection.OPENING):
+            self.lose(reason, now, tell=False)
+
     # --- acknowledgements ----------------------------------------------------------------------
 
     def _acknowledge(self, ack: Ack, now: float) -> None:

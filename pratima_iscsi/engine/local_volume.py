@@ -1,0 +1,222 @@
+"""A source's volume at work: writes inline while the page cache takes them, else through one FIFO.
+
+Writes reach the volume in the order in which they were admitted. While the page cache takes them at
+once they are written on the loop; when a call is slow, or an fdatasync runs, they go through ONE
+writer thread instead, in the same order, and come back to the loop only when its queue is empty.
+One rule: never two writers at once, so that order needs no lock.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from pratima_iscsi import limits
+from pratima_iscsi.blocks import BLOCK_BYTES, BlockRange
+from pratima_iscsi.edges.volume import Volume
+from pratima_iscsi.operations import Buffer, ReadDone, RecordKind
+from pratima_iscsi.replication.effects import BlocksRead
+from pratima_iscsi.replication.operation import UPDATE, Operation
+
+_WRITE = int(RecordKind.WRITE)
+_ZERO = int(RecordKind.ZERO)
+
+Job = Callable[[], Callable[[], None]]
+"""Runs in a thread; what it returns runs on the loop."""
+
+
+class LocalVolume:
+    """One volume and the threads that may wait for it. Every method is called on the loop."""
+
+    def __init__(self, volume: Volume, loop: asyncio.AbstractEventLoop, name: str) -> None:
+        self.volume = volume
+        self._loop = loop
+        self._writer = ThreadPoolExecutor(1, f"{name}-writer")
+        self._syncer = ThreadPoolExecutor(1, f"{name}-sync")
+        self._readers = ThreadPoolExecutor(limits.READERS_PER_VOLUME, f"{name}-read")
+        self._queued = 0
+        """Jobs of the writer's FIFO that are not done."""
+        self._syncing = 0
+        self._slow_until = 0.0
+
+    @property
+    def inline(self) -> bool:
+        """Whether the loop itself may write now."""
+        return not self._queued and not self._syncing and time.monotonic() >= self._slow_until
+
+    # --- writes --------------------------------------------------------------------------------
+
+    def write(self, operations: Sequence[Operation], done: Callable[[], None]) -> bool:
+        """Write these in order; True: done already, False: ``done`` is called on the loop."""
+        if self.inline and all(operation.kind == _WRITE for operation in operations):
+            began = time.monotonic()
+            self._write_all(operations)
+            if time.monotonic() - began > limits.INLINE_SLOW_SECONDS:
+                self._slow_until = began + limits.WRITER_DWELL_SECONDS
+            return True
+
+        def job() -> Callable[[], None]:
+            self._write_all(operations)
+            return done
+
+        self._enqueue(job)
+        return False
+
+    def _write_all(self, operations: Sequence[Operation]) -> None:
+        volume = self.volume
+        for operation in operations:
+            try:
+                if operation.kind == _ZERO:
+                    volume.punch(operation.offset, operation.length)
+                    if operation.fua:
+                        volume.fdatasync()
+                elif operation.fua:
+                    volume.write_through(operation.payload, operation.offset)
+                else:
+                    volume.pwrite(operation.payload, operation.offset)
+            except OSError as error:
+                operation.error = error
+
+    def update(self, operation: Operation, done: Callable[[bytes | None], None]) -> None:
+        """Read the operation's range after every write before it, transform it, tell ``done``."""
+        assert operation.kind == UPDATE and operation.transform is not None
+        transform = operation.transform
+        if self.inline:
+            data = self._cached(operation.length, operation.offset)
+            if data is not None:
+                done(transform(data))
+                return
+
+        def job() -> Callable[[], None]:
+            try:
+                data = self.volume.pread(operation.length, operation.offset)
+            except OSError as error:
+                operation.error = error
+                return lambda: done(None)
+            return lambda: done(transform(data))
+
+        self._enqueue(job)
+
+    def _enqueue(self, job: Job) -> None:
+        self._queued += 1
+
+        def finished(then: Callable[[], None]) -> None:
+            self._queued -= 1
+            then()
+
+        self._submit(self._writer, job, finished)
+
+    def _submit(
+        self,
+        executor: ThreadPoolExecutor,
+        job: Job,
+        finished: Callable[[Callable[[], None]], None],
+    ) -> None:
+        def run() -> None:
+            then = job()
+            self._loop.call_soon_threadsafe(finished, then)
+
+        executor.submit(run)
+
+    def sync(self, done: Callable[[OSError | None], None]) -> None:
+        """Fdatasync, begun after every write before this call is written; off the loop."""
+        self._syncing += 1
+
+        def job() -> Callable[[], None]:
+            try:
+                self.volume.fdatasync()
+            except OSError as error:
+                failure = error
+                return lambda: done(failure)
+            return lambda: done(None)
+
+        def finished(then: Callable[[], None]) -> None:
+            self._syncing -= 1
+            then()
+
+        if self._queued:
+            # Behind the writes that are queued: the sync thread begins when they are through.
+            self._enqueue(lambda: lambda: self._submit(self._syncer, job, finished))
+        else:
+            self._submit(self._syncer, job, finished)
+
+    # --- reads ---------------------------------------------------------------------------------
+
+    def _cached(self, length: int, offset: int) -> bytes | None:
+        try:
+            return self.volume.read_cached(length, offset)
+        except OSError:
+            return None
+
+    def read(self, offset: int, length: int, done: ReadDone, after: Callable[[], None]) -> None:
+        """Read for a front end: at once where memory has it, else in a reader thread; ``after`` is
+        called after a ``done`` that came from a thread."""
+        data = self._cached(length, offset)
+        if data is not None:
+            done(data, None)
+            return
+
+        def job() -> Callable[[], None]:
+            try:
+                found: Buffer | None = self.volume.pread(length, offset)
+                failure = None
+            except OSError as error:
+                found, failure = None, error
+            return lambda: done(found, failure)
+
+        def finished(then: Callable[[], None]) -> None:
+            then()
+            after()
+
+        self._submit(self._readers, job, finished)
+
+    def read_blocks(
+        self,
+        ranges: Sequence[BlockRange],
+        blocks_max: int,
+        *,
+        sweep: bool,
+        done: Callable[[list[BlocksRead]], None],
+    ) -> None:
+        """Read ranges for a resync, seeing every write that was admitted before."""
+        if sweep and self.inline:
+            done([self._cached_piece(piece) for piece in ranges])
+            return
+
+        def job() -> Callable[[], None]:
+            answers = [self._piece(piece, piece.count if sweep else blocks_max) for piece in ranges]
+            return lambda: done(answers)
+
+        if self.inline:
+            # Optimistic: a write admitted meanwhile makes its blocks be read again.
+            self._submit(self._readers, job, lambda then: then())
+        else:
+            self._enqueue(job)
+
+    def _cached_piece(self, piece: BlockRange) -> BlocksRead:
+        length = piece.length(self.volume.size)
+        if self.volume.is_hole(piece.offset, length):
+            return BlocksRead(piece.count)
+        data = self._cached(length, piece.offset)
+        return BlocksRead(0) if data is None else BlocksRead(piece.count, data)
+
+    def _piece(self, piece: BlockRange, blocks_max: int) -> BlocksRead:
+        size = self.volume.size
+        length = piece.length(size)
+        try:
+            allocated, run = self.volume.allocated(piece.offset, length)
+            if not allocated:
+                blocks = piece.count if run >= length else run // BLOCK_BYTES
+                if blocks:
+                    return BlocksRead(blocks)
+            blocks = min(piece.count, blocks_max)
+            wanted = BlockRange(piece.volume, piece.first, blocks).length(size)
+            return BlocksRead(blocks, self.volume.pread(wanted, piece.offset))
+        except OSError as error:
+            return BlocksRead(0, None, error)
+
+    def close(self) -> None:
+        """Wait for the threads, then release the volume."""
+        for executor in (self._writer, self._syncer, self._readers):
+            executor.shutdown(wait=True)
+        self.volume.close()

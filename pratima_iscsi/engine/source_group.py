@@ -1,0 +1,328 @@
+"""A group at work at its source: the Backstore's state machine, carried out on real edges.
+
+One turn of the wheel: operations collected in a wake-up are submitted together, the state machine
+pumps its links, and its effects are carried out in order until none is left. One rule: everything
+here runs on the loop's thread; threads only ever get immutable bytes and come back through the loop.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+from pratima_iscsi import limits
+from pratima_iscsi.backstore import Backstore
+from pratima_iscsi.edges.source_store import SourceStore
+from pratima_iscsi.engine.local_volume import LocalVolume
+from pratima_iscsi.replication import effects as fx
+from pratima_iscsi.replication.messages import Message
+from pratima_iscsi.replication.operation import Operation
+from pratima_iscsi.replication.source_state import LinkState
+
+Listener = Callable[[fx.Report], None]
+
+
+class LinkEdge(Protocol):
+    """What a group asks of a link's sockets."""
+
+    def send_control(self, message: Message) -> bool:
+        """Send one message, or say that there is no connection."""
+
+    def send_frame(self, frame: bytearray) -> bool:
+        """Send one frame, or say that there is no room."""
+
+    def open_session(self) -> None:
+        """Dial a fresh data channel."""
+
+    def close_session(self) -> None:
+        """Drop the data channel."""
+
+
+class SourceGroup:
+    """Runs one Backstore. Every method is called on the loop."""
+
+    def __init__(
+        self,
+        backstore: Backstore,
+        volumes: Sequence[LocalVolume],
+        store: SourceStore,
+        boot_id: str,
+        loop: asyncio.AbstractEventLoop,
+        report: Listener,
+    ) -> None:
+        self.backstore = backstore
+        self.volumes = volumes
+        self.links: list[LinkEdge] = []
+        self.sessions: dict[int, bytes] = {}
+        self.batch: list[Operation] = []
+        """Operations of this wake-up, not submitted yet."""
+        self._store = store
+        self._boot_id = boot_id
+        self._loop = loop
+        self._report = report
+        self._state_writer = ThreadPoolExecutor(1, "state")
+        self._turning = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = float("inf")
+        self._closed = False
+        self._carry_out: dict[type, Callable[..., None]] = {
+            fx.WriteLocal: self._write_local,
+            fx.UpdateLocal: self._update_local,
+            fx.FlushLocal: self._flush_local,
+            fx.Complete: self._complete,
+            fx.Settle: lambda effect: effect.done(None),
+            fx.SendControl: lambda effect: self.links[effect.link].send_control(effect.message),
+            fx.OpenSession: self._open_session,
+            fx.CloseSession: self._close_session,
+            fx.SendFrame: self._send_frame,
+            fx.ReadBlocks: self._read_blocks,
+            fx.PersistGeneration: self._persist_generation,
+            fx.PersistDegraded: self._persist_degraded,
+            fx.Report: report,
+        }
+
+    # --- the wheel -----------------------------------------------------------------------------
+
+    def turn(self) -> None:
+        """Submit what has come, carry out what follows from it; a front end calls this once per
+        wake-up, before it sends its answers."""
+        if self._turning or self._closed:
+            return
+        self._turning = True
+        backstore = self.backstore
+        try:
+            while True:
+                now = time.monotonic()
+                if self.batch:
+                    operations, self.batch = self.batch, []
+                    backstore.submit(operations, now)
+                backstore.pump(now)
+                effects = backstore.take_effects()
+                if not effects and not self.batch:
+                    break
+                for effect in effects:
+                    self._carry_out[type(effect)](effect)
+        finally:
+            self._turning = False
+        self._arm(now)
+
+    def _arm(self, now: float) -> None:
+        """See to it that ``tick`` comes in time; a timer that is early enough is left alone."""
+        due = self.backstore.next_timer(now)
+        if due >= self._timer_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = due
+        self._timer = self._loop.call_later(max(0.0, due - now), self._tick)
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        late = now - self._timer_at
+        self._timer, self._timer_at = None, float("inf")
+        if late > limits.LOOP_LAG_SECONDS_MAX:
+            self._report(
+                fx.Report(None, "loop late", f"the loop stood still for {late:.1f} s", True)
+            )
+            for link in self.backstore.links:
+                link.excuse(late, now)
+        self.backstore.tick(now)
+        self.turn()
+
+    def _later(self, job: Callable[[], None], then: Callable[[], None]) -> None:
+        """Run ``job`` in the state thread, then ``then`` and a turn on the loop."""
+
+        def run() -> None:
+            try:
+                job()
+            except OSError as error:
+                reason = f"the state directory cannot be written: {error}"
+                self._loop.call_soon_threadsafe(self._state_failed, reason)
+                return
+            self._loop.call_soon_threadsafe(self._and_turn, then)
+
+        self._state_writer.submit(run)
+
+    def _state_failed(self, reason: str) -> None:
+        self._report(fx.Report(None, "state failed", reason, alarm=True))
+
+    def _and_turn(self, then: Callable[[], None]) -> None:
+        then()
+        self.turn()
+
+    # --- the local volume ----------------------------------------------------------------------
+
+    def _write_local(self, effect: fx.WriteLocal) -> None:
+        operations = effect.operations
+        if len(self.volumes) == 1:
+            self._write_volume(0, operations)
+            return
+        for index in range(len(self.volumes)):
+            mine = [operation for operation in operations if operation.volume == index]
+            if mine:
+                self._write_volume(index, mine)
+
+    def _write_volume(self, index: int, operations: Sequence[Operation]) -> None:
+        def done() -> None:
+            self.backstore.local_done(operations, time.monotonic())
+            self.turn()
+
+        if self.volumes[index].write(operations, done):
+            self.backstore.local_done(operations, time.monotonic())
+
+    def _update_local(self, effect: fx.UpdateLocal) -> None:
+        operation = effect.operation
+
+        def done(new: bytes | None) -> None:
+            self.backstore.update_read(operation, new, time.monotonic())
+            self.turn()
+
+        self.volumes[operation.volume].update(operation, done)
+
+    def _flush_local(self, effect: fx.FlushLocal) -> None:
+        operation = effect.operation
+
+        def done(error: OSError | None) -> None:
+            operation.error = error
+            self.backstore.local_done((operation,), time.monotonic())
+            self.turn()
+
+        self.volumes[operation.volume].sync(done)
+
+    @staticmethod
+    def _complete(effect: fx.Complete) -> None:
+        for operation in effect.operations:
+            operation.tell()
+
+    def _read_blocks(self, effect: fx.ReadBlocks) -> None:
+        pieces: dict[int, list[int]] = {}
+        for place, piece in enumerate(effect.ranges):
+            pieces.setdefault(piece.volume, []).append(place)
+        answers: list[fx.BlocksRead] = [fx.BlocksRead(0)] * len(effect.ranges)
+        waiting = len(pieces)
+
+        def answered(places: list[int], found: list[fx.BlocksRead]) -> None:
+            nonlocal waiting
+            for place, answer in zip(places, found, strict=True):
+                answers[place] = answer
+            waiting -= 1
+            if not waiting:
+                now = time.monotonic()
+                self.backstore.blocks_read(effect.link, effect.read, answers, now)
+                self.turn()
+
+        for volume, places in pieces.items():
+            self.volumes[volume].read_blocks(
+                [effect.ranges[place] for place in places],
+                effect.blocks_max,
+                sweep=effect.sweep,
+                done=lambda found, places=places: answered(places, found),  # type: ignore[misc]
+            )
+
+    # --- links ---------------------------------------------------------------------------------
+
+    def _open_session(self, effect: fx.OpenSession) -> None:
+        self.sessions[effect.link] = effect.session
+        self.links[effect.link].open_session()
+
+    def _close_session(self, effect: fx.CloseSession) -> None:
+        self.sessions.pop(effect.link, None)
+        self.links[effect.link].close_session()
+
+    def _send_frame(self, effect: fx.SendFrame) -> None:
+        link = effect.link
+        if link in self.sessions and not self.links[link].send_frame(effect.frame):
+            self.data_lost(link, "the data channel takes no more frames")
+
+    def control(self, link: int, message: Message) -> None:
+        """A control message of link ``link``'s replica."""
+        self.backstore.control(link, message, time.monotonic())
+        self.turn()
+
+    def control_up(self, link: int) -> None:
+        """The control connection stands: greet now."""
+        self.backstore.links[link].reachable(time.monotonic())
+        self.turn()
+
+    def control_down(self, link: int, reason: str) -> None:
+        """There is no control connection."""
+        self.backstore.links[link].unreachable(reason, time.monotonic())
+        self.turn()
+
+    def data_ready(self, link: int) -> None:
+        """The session's data channel is up."""
+        session = self.sessions.get(link)
+        if session is not None:
+            self.backstore.data_ready(link, session, time.monotonic())
+            self.turn()
+
+    def data_lost(self, link: int, reason: str) -> None:
+        """The session's data channel is gone."""
+        session = self.sessions.pop(link, None)
+        if session is not None:
+            self.backstore.data_lost(link, session, reason, time.monotonic())
+            self._loop.call_soon(self.turn)
+
+    # --- persistence ---------------------------------------------------------------------------
+
+    def _saved_links(self) -> tuple[LinkState, ...]:
+        return tuple(
+            LinkState(
+                link.options.name,
+                ever_sync=link.ever_sync,
+                synced_once=link.synced_once,
+                degraded=link.degraded,
+            )
+            for link in self.backstore.links
+        )
+
+    def _persist_generation(self, effect: fx.PersistGeneration) -> None:
+        links = self._saved_links()
+        self._later(
+            lambda: self._store.begin_generation(
+                effect.history, effect.digest, self._boot_id, links
+            ),
+            lambda: self.backstore.generation_persisted(time.monotonic()),
+        )
+
+    def _persist_degraded(self, effect: fx.PersistDegraded) -> None:
+        mark = self._store.mark(self.backstore.links[effect.link].options.name)
+        self._later(
+            lambda: mark.write(effect.degraded),
+            lambda: self.backstore.degraded_persisted(
+                effect.link, effect.degraded, time.monotonic()
+            ),
+        )
+
+    # --- stop ----------------------------------------------------------------------------------
+
+    async def stop(self) -> None:
+        """A clean stop: settle, wait a little for acknowledgements, sync, spill, mark it clean."""
+        backstore = self.backstore
+        backstore.begin_stop()
+        self.turn()
+        deadline = time.monotonic() + limits.CLEAN_STOP_SECONDS
+        while not backstore.settled or (not backstore.quiet and time.monotonic() < deadline):
+            await asyncio.sleep(limits.STOP_POLL_SECONDS)
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        synced = True
+        for volume in self.volumes:
+            try:
+                await self._loop.run_in_executor(self._state_writer, volume.volume.fdatasync)
+            except OSError as error:
+                synced = False
+                self._report(fx.Report(None, "volume failed", f"fdatasync: {error}", alarm=True))
+        if synced and not backstore.volume_failed:
+            offers = backstore.options.volumes
+            states = [
+                volume.volume.state(offer.name)
+                for volume, offer in zip(self.volumes, offers, strict=True)
+            ]
+            state = backstore.snapshot(states, self._boot_id)
+            await self._loop.run_in_executor(self._state_writer, self._store.save_clean, state)
+        self._state_writer.shutdown(wait=True)
+        for volume in self.volumes:
+            volume.close()

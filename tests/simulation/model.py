@@ -1,0 +1,68 @@
+"""What the simulator knows that the product does not: the true order, and the image at each position.
+
+A replica that claims to be consistent at a position must present exactly the image that the group's
+order gives for it: whole writes, in order, over all volumes. One rule: the model is built from what
+was admitted and never from what links or replicas say.
+"""
+
+from dataclasses import dataclass, field
+
+from pratima_iscsi.positions import ORIGIN, Position
+from pratima_iscsi.records import Record
+from pratima_iscsi.operations import RecordKind
+
+
+@dataclass(slots=True)
+class Generation:
+    """One generation: the image it began with, and its writes in order."""
+
+    base: list[bytes]
+    records: list[Record] = field(default_factory=list)
+    rebased: dict[int, list[bytes]] = field(default_factory=dict)
+    """Images that an END brought after a failed local write, by sequence."""
+
+
+def apply(images: list[bytearray], record: Record) -> None:
+    """Apply one write or zero to the images."""
+    image, offset, length = images[record.volume], record.offset, record.length
+    image[offset : offset + length] = (
+        record.payload if record.kind == RecordKind.WRITE else bytes(length)
+    )
+
+
+class Model:
+    """The order of a group's writes, over all its incarnations."""
+
+    def __init__(self, images: list[bytes]) -> None:
+        self.generations: dict[int, Generation] = {0: Generation(images)}
+        self.ends: dict[Position, list[bytes]] = {}
+
+    def begin(self, generation: int, base: list[bytes]) -> None:
+        """A generation begins on these images."""
+        self.generations.setdefault(generation, Generation(base))
+
+    def admit(self, generation: int, record: Record) -> None:
+        """The next write of a generation."""
+        known = self.generations[generation]
+        assert record.sequence == len(known.records) + 1, "a sequence was given twice, or not at all"
+        known.records.append(record)
+
+    def end(self, position: Position, images: list[bytes], *, exact: bool) -> None:
+        """END was appended at ``position`` over these images of the primary."""
+        if exact:
+            assert self.images(position) == images, f"END at {position} is not the order's image"
+        elif position != ORIGIN:
+            self.generations[position.generation].rebased[position.sequence] = images
+        else:
+            self.generations[0].base = images
+
+    def images(self, position: Position) -> list[bytes]:
+        """The images of the group at ``position``."""
+        generation = self.generations[position.generation]
+        assert position.sequence <= len(generation.records), f"{position} was never written"
+        start = max((s for s in generation.rebased if s <= position.sequence), default=0)
+        base = generation.rebased[start] if start in generation.rebased else generation.base
+        images = [bytearray(image) for image in base]
+        for record in generation.records[start : position.sequence]:
+            apply(images, record)
+        return [bytes(image) for image in images]

@@ -28,6 +28,7 @@ CHECKSUM: Final = struct.Struct("<I")
 COVERED_BYTES: Final = SECTOR_BYTES - CHECKSUM.size
 FILLER_BYTES: Final = COVERED_BYTES - HEADER.size
 OPERATION: Final = struct.Struct("<Q")
+"""the filler repeats it"""
 
 _ZERO_SECTOR: Final = bytes(SECTOR_BYTES)
 _CHUNK_BYTES: Final = 1 << 20
@@ -47,16 +48,18 @@ class Image:
 
 def stamp(run: int, volume: int, operation: int, lba: int, count: int) -> bytes:
     """The data of a write of ``count`` sectors from ``lba`` on."""
+    return b"".join(
+        stamp_sector(run, volume, operation, lba + index, index, count) for index in range(count)
+    )
+
+
+def stamp_sector(run: int, volume: int, operation: int, lba: int, index: int, count: int) -> bytes:
+    """Sector ``index`` of a write of ``count`` sectors; it stands at ``lba``."""
     if operation <= 0:
         raise ValueError(f"operation ids are positive, not {operation}")
-    repeats = FILLER_BYTES // OPERATION.size + 1
-    filler = (OPERATION.pack(operation) * repeats)[:FILLER_BYTES]
-    sectors = []
-    for index in range(count):
-        covered = HEADER.pack(MAGIC, run, operation, lba + index, volume, 0, index, count) + filler
-        sectors.append(covered)
-        sectors.append(CHECKSUM.pack(zlib.crc32(covered)))
-    return b"".join(sectors)
+    header = HEADER.pack(MAGIC, run, operation, lba, volume, 0, index, count)
+    covered = header + OPERATION.pack(operation) * (FILLER_BYTES // OPERATION.size)
+    return covered + CHECKSUM.pack(zlib.crc32(covered))
 
 
 def sector_value(sector: bytes, run: int, volume: int, lba: int) -> int:

@@ -18,6 +18,7 @@ from tests.oracle.__main__ import main
 from tests.oracle.brute_force import is_prefix
 from tests.oracle.cases import Case, draw
 from tests.oracle.checker import Verdict, check
+from tests.oracle.client_view import lost
 from tests.oracle.recorder import NEVER, History, Op, OpKind, Recorder, replay
 from tests.oracle.stamps import (
     SECTOR_BYTES,
@@ -456,3 +457,49 @@ def test_a_long_run_is_judged_and_one_lost_sector_is_found() -> None:
         spoilt[lba] = ZERO
         caught += not check(history, Image([spoilt])).ok
     assert caught >= 3, "a zeroing operation may excuse one or two"
+
+
+# --- one sector alone: what a client may read ---------------------------------------------------
+
+
+def lost_of(shown: list[int], *ops: Op, since: int = NEVER) -> list[str]:
+    return lost(History((len(shown),), ops), Image([shown]), since)
+
+
+def test_overwritten_content_is_lost_only_when_the_overwrite_was_acknowledged() -> None:
+    old = write(1, 0, 1, issued=0, acknowledged=5)
+    new = write(2, 0, 1, issued=6, acknowledged=9)
+    assert lost_of([2], old, new) == []
+    assert lost_of([1], old, write(2, 0, 1, issued=6)) == []
+    assert lost_of([1], old, write(2, 0, 1, issued=4, acknowledged=9)) == [], "concurrent"
+    assert lost_of([1], old, new, since=8) == [], "acknowledged after the image"
+    assert lost_of([1], old, new) == [
+        (
+            "sector 0:0 shows op 1 (write 0:0+1), but op 2 (write 0:0+1) was issued after that and "
+            "acknowledged"
+        )
+    ]
+
+
+def test_zeros_are_lost_content_unless_something_zeroed_it() -> None:
+    written = write(1, 0, 1, issued=0, acknowledged=5)
+    assert len(lost_of([0], written)) == 1
+    assert lost_of([0], write(1, 0, 1, issued=0)) == []
+    assert lost_of([0], written, zero(2, 0, 1, issued=3)) == []
+    assert len(lost_of([0], zero(2, 0, 1, 0, 1), write(1, 0, 1, 2, 3))) == 1
+
+
+def test_torn_sector_is_excused_only_by_a_write_that_was_never_acknowledged() -> None:
+    assert lost_of([-5], write(1, 0, 1, issued=0)) == []
+    assert len(lost_of([-5], write(1, 0, 1, issued=0, acknowledged=5))) == 1
+
+
+def test_every_right_image_is_a_right_view_for_clients() -> None:
+    seen = 0
+    for seed in range(min(CASES, 5000)):
+        case, right = answered(seed)
+        ops = [op for op in case.history.ops if op.acknowledged < case.since]
+        if right and all(op.required for op in ops):
+            seen += len(ops) > 0
+            assert not lost(case.history, case.image, case.since, case.by), seed
+    assert seen > 10

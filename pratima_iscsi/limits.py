@@ -195,5 +195,7 @@ REGISTRATIONS_MAX: Final = 128
 """Persistent reservation keys of one logical unit."""
 SWEEP_CHUNK_BYTES: Final = MIB
 """What VERIFY reads, and a patterned WRITE SAME writes, in one step."""
+WRITE_SAME_BYTES_MAX: Final = 16 * MIB
+"""Longest WRITE SAME; where 32 MiB are allowed iscsi-test-cu writes them in one command."""
 PREFETCH_BYTES_MAX: Final = MIB
 LUNS_MAX: Final = 256

@@ -10,7 +10,7 @@ import string
 from typing import Final
 
 from pratima_iscsi.errors import UsageError
-from pratima_iscsi.limits import COMPARE_BLOCKS_MAX, ZERO_BYTES_MAX
+from pratima_iscsi.limits import COMPARE_BLOCKS_MAX, WRITE_SAME_BYTES_MAX, ZERO_BYTES_MAX
 from pratima_iscsi.operations import Storage
 from pratima_iscsi.scsi.reservations import Reservations
 from pratima_iscsi.scsi.sense import (
@@ -47,8 +47,9 @@ class Device:
         "storage",
         "thin",
         "transfer_blocks_max",
+        "unmap_blocks_max",
         "write_protected",
-        "zero_blocks_max",
+        "write_same_blocks_max",
     )
 
     def __init__(self, storage: Storage, *, serial: str, block_size: int = 512) -> None:
@@ -76,7 +77,8 @@ class Device:
             raise UsageError(f"the volume is smaller than one block of {self.block_size} bytes")
         self.transfer_blocks_max = self.storage.transfer_bytes_max >> self.block_shift
         self.compare_blocks_max = min(COMPARE_BLOCKS_MAX, self.transfer_blocks_max)
-        self.zero_blocks_max = ZERO_BYTES_MAX >> self.block_shift
+        self.unmap_blocks_max = ZERO_BYTES_MAX >> self.block_shift
+        self.write_same_blocks_max = WRITE_SAME_BYTES_MAX >> self.block_shift
 
     @property
     def physical_block_exponent(self) -> int:

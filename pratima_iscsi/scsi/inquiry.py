@@ -32,6 +32,7 @@ STANDARD_LENGTH_FIELD_END: Final = 5
 BLOCK_LIMITS = struct.Struct(">BBHIIIIIIIQ20x")
 """WSNZ, COMPARE AND WRITE max, granularity, transfer max, optimal, prefetch max, UNMAP max,
 UNMAP descriptors max, UNMAP granularity, its alignment, WRITE SAME max"""
+WSNZ: Final = 1
 UGAVALID: Final = 0x8000_0000
 OPTIMAL_TRANSFER_BYTES: Final = MIB
 
@@ -85,17 +86,17 @@ def _block_limits(device: Device) -> bytes:
     physical = 1 << device.physical_block_exponent
     optimal = min(OPTIMAL_TRANSFER_BYTES >> device.block_shift, device.transfer_blocks_max)
     return BLOCK_LIMITS.pack(
-        0,
+        WSNZ,
         device.compare_blocks_max,
         physical,
         device.transfer_blocks_max,
         optimal,
         0,
-        device.zero_blocks_max if device.thin else 0,
+        device.unmap_blocks_max if device.thin else 0,
         UNMAP_DESCRIPTORS_MAX if device.thin else 0,
         physical if device.thin else 0,
         UGAVALID if device.thin else 0,
-        device.zero_blocks_max,
+        device.write_same_blocks_max,
     )
 
 

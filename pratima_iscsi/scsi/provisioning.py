@@ -93,7 +93,7 @@ def _unmap_extents(device: Device, parameters: Buffer) -> list[tuple[int, int]]:
         if count:
             device.check_range(lba, count)
             extents.append((lba, count))
-    if sum(count for _, count in extents) > device.zero_blocks_max:
+    if sum(count for _, count in extents) > device.unmap_blocks_max:
         raise CheckCondition(INVALID_PARAMETER)
     return extents
 
@@ -126,10 +126,10 @@ def write_same_16(device: Device, task: Task) -> None:
 
 
 def _write_same(device: Device, task: Task, flags: int, lba: int, count: int) -> None:
-    """0 blocks mean all to the end (WSNZ=0), within the limit of page B0.
+    """Zeros become a range of zeros, whether UNMAP is set or not.
 
-    Zeros become a range of zeros, whether UNMAP is set or not. Another pattern is written out:
-    with UNMAP it must read back as that pattern too (SBC-3 5.49).
+    Another pattern is written out: with UNMAP it must read back as that pattern too (SBC-3 5.49).
+    0 blocks, which could mean all to the end, are refused (WSNZ=1).
     """
     if flags & PROTECT:
         raise CheckCondition(PROTECTED)
@@ -137,8 +137,7 @@ def _write_same(device: Device, task: Task, flags: int, lba: int, count: int) ->
         raise CheckCondition(INVALID_FIELD_IN_CDB.at(1))
     device.check_range(lba, count)
     device.check_writable()
-    count = count or device.blocks - lba
-    if count > device.zero_blocks_max:
+    if not 0 < count <= device.write_same_blocks_max:
         raise CheckCondition(INVALID_FIELD_IN_CDB)
     pattern = bytes(task.data_out)
     if flags & NDOB:

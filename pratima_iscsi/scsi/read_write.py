@@ -168,7 +168,7 @@ def compare_and_write(device: Device, task: Task) -> None:
         raise CheckCondition(INVALID_FIELD_IN_CDB.at(13))
     length = count << device.block_shift
     if len(task.data_out) != 2 * length:
-        raise CheckCondition(INVALID_INFORMATION_UNIT)
+        raise CheckCondition(INVALID_FIELD_IN_CDB.at(13))
     if count == 0:
         task.done()
         return

@@ -97,7 +97,7 @@ def test_a_volume_without_a_block_and_an_odd_block_size_are_refused():
 def test_block_limits():
     data = Lab(transfer_bytes_max=1 << 20).good(inquiry(0xB0))
     assert len(data) == 64
-    assert data[4:8] == bytes((0, 255, 0, 8))
+    assert data[4:8] == bytes((1, 255, 0, 8))
     assert int.from_bytes(data[8:12], "big") == 2048
     assert int.from_bytes(data[20:24], "big") == 131072
     assert int.from_bytes(data[24:28], "big") == 256

@@ -96,13 +96,13 @@ def test_a_pattern_is_written_in_pieces_of_the_transfer_limit():
 
 
 @pytest.mark.parametrize(("make", "opcode"), SAME)
-def test_write_same_of_zero_blocks_goes_to_the_end(make, opcode):
-    lab = Lab()
-    lab.good(make(opcode, BLOCKS - 4, 0), bytes(512))
-    assert lab.storage.calls == [("zero", (BLOCKS - 4) * 512, 2048, False)]
-    assert lab.refused(make(opcode, BLOCKS + 1, 0), bytes(512)) == LBA_RANGE
-    big = Lab(size=80 << 20)
-    assert big.refused(make(opcode, 0, 0), bytes(512)) == BAD_FIELD
+def test_write_same_of_no_blocks_or_too_many_is_refused(make, opcode):
+    lab = Lab(size=80 << 20)
+    assert lab.refused(make(opcode, 0, 0), bytes(512)) == BAD_FIELD
+    assert lab.refused(make(opcode, 0, 32769), bytes(512)) == BAD_FIELD
+    assert lab.refused(make(opcode, 163841, 0), bytes(512)) == LBA_RANGE
+    assert lab.storage.calls == []
+    lab.good(make(opcode, 0, 32768), bytes(512))
 
 
 def test_write_same_16_without_data_writes_zeros():
@@ -146,7 +146,7 @@ def test_what_is_told_of_thin_provisioning_agrees():
     assert thick.good(inquiry(0xB2))[4:8] == bytes(4)
     limits = thick.good(inquiry(0xB0))
     assert limits[20:36] == bytes(16)
-    assert int.from_bytes(limits[36:44], "big") == 64 * 2048
+    assert int.from_bytes(limits[36:44], "big") == 16 * 2048
 
 
 def test_a_volume_that_gives_nothing_back_does_not_offer_unmap():

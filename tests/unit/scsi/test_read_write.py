@@ -167,7 +167,8 @@ def test_a_miscompare_tells_the_offset_of_the_first_difference(offset):
 def test_compare_and_write_wants_exactly_twice_the_blocks():
     lab = Lab()
     for length in (0, 512, 1023, 1025, 2048):
-        assert lab.refused(compare_and_write(0, 1), bytes(length)) == BAD_UNIT
+        assert lab.refused(compare_and_write(0, 1), bytes(length)) == BAD_FIELD
+    assert lab.refused(compare_and_write(0, 0), bytes(256 * 1024)) == BAD_FIELD
     assert lab.refused(compare_and_write(BLOCKS - 1, 2), bytes(2048)) == LBA_RANGE
     assert lab.refused(compare_and_write(0, 1, 0x20), bytes(1024)) == BAD_FIELD
     lab.good(compare_and_write(0, 0))

@@ -75,6 +75,7 @@ CHECKPOINT_BYTES: Final = 16 * MIB
 CHECKPOINT_SECONDS: Final = 1.0
 SEGMENT_BYTES: Final = 16 * MIB
 JOURNAL_BYTES_DEFAULT: Final = 256 * MIB
+JOURNAL_BYTES_MIN: Final = 4 * SEGMENT_BYTES
 REPLICA_STATE_BYTES: Final = 64 * KIB
 """One copy of a replica's state: 64 names, an ancestry of 64, twice, and the rest."""
 STAGING_BYTES_DEFAULT: Final = 1 << 60

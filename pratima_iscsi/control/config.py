@@ -1,0 +1,386 @@
+"""Configuration: one typed TOML file for several volumes and groups, and the checks of its values.
+
+A command line makes the same structures, so both are checked here, once. One rule: an unknown name
+or a value of the wrong type is an error that names it; nothing is guessed.
+
+    state = "/var/lib/pratima"
+    key   = "/etc/pratima/node.key"     # off loopback, with allow
+    allow = "/etc/pratima/allow"
+
+    [portal]                            # of serve
+    listen = "10.0.0.1:3260"
+    chap_user = "backup"
+    chap_password_file = "/etc/pratima/chap"
+
+    [[group]]
+    name = "db"
+
+    [[group.volume]]
+    path = "/dev/vg0/data"
+
+    [[group.replica]]                   # of serve
+    address = "10.0.0.2:7010"
+    mode = "sync"
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Final, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from pratima_iscsi import limits
+from pratima_iscsi.control.options import (
+    ReplicaDaemonOptions,
+    ReplicaGroup,
+    ReplicaOptions,
+    ServeGroup,
+    ServeOptions,
+    VolumeOptions,
+)
+from pratima_iscsi.control.units import format_size, parse_size
+from pratima_iscsi.edges.curve import CurveKeys
+from pratima_iscsi.edges.keys import AllowList, read_allow_list, read_keys, read_secret
+from pratima_iscsi.edges.link_address import LinkAddress, parse_address
+from pratima_iscsi.errors import StateError, UsageError
+from pratima_iscsi.iscsi.chap import Account
+from pratima_iscsi.iscsi.names import normalized
+from pratima_iscsi.replication.states import Mode
+
+DEFAULT_GROUP: Final = "default"
+DEFAULT_PORTAL: Final = "127.0.0.1:3260"
+DEFAULT_LISTEN: Final = "127.0.0.1:7010"
+TARGET_PREFIX: Final = "iqn.2026-01.io.github.pratima:"
+CHAP_SECRET_BYTES_MIN: Final = 12
+
+_GROUP: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+_VOLUME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_Some = Annotated[str, Meta(min_length=1)]
+_Size = int | str
+
+
+class _Section(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A part of the file."""
+
+
+class VolumeSection(_Section):
+    """``[[group.volume]]``"""
+
+    path: _Some
+    name: str = ""
+    """``lun0``, ``lun1``, … unless given."""
+    size: _Size | None = None
+
+
+class ReplicaSection(_Section):
+    """``[[group.replica]]``"""
+
+    address: _Some
+    data_address: str = ""
+    """The port above ``address`` unless given."""
+    mode: Mode = Mode.ASYNC
+    sync_timeout: float = limits.SYNC_TIMEOUT_SECONDS
+    on_timeout: Literal["degrade", "block"] = "degrade"
+    resync: Literal["staged", "direct"] = "staged"
+    overwrite: bool = False
+    key_name: str = ""
+    """The replica's name in the allow-list; its address unless given."""
+
+
+class ServeGroupSection(_Section):
+    """``[[group]]`` of serve"""
+
+    volume: tuple[VolumeSection, ...]
+    replica: tuple[ReplicaSection, ...] = ()
+    name: str = DEFAULT_GROUP
+    iqn: str = ""
+    log_limit: _Size = limits.LOG_BYTES_DEFAULT
+    block_size: Literal[512, 4096] = 512
+    resync_rate_limit: _Size = 0
+
+
+class PortalSection(_Section):
+    """``[portal]``"""
+
+    listen: _Some = DEFAULT_PORTAL
+    chap_user: str = ""
+    chap_password_file: str = ""
+    mutual_user: str = ""
+    mutual_password_file: str = ""
+    insecure_no_chap: bool = False
+
+
+class ServeFile(_Section):
+    """The whole file of ``pratima serve``."""
+
+    state: _Some
+    group: tuple[ServeGroupSection, ...]
+    portal: PortalSection = msgspec.field(default_factory=PortalSection)
+    key: str = ""
+    allow: str = ""
+
+
+class ReplicaGroupSection(_Section):
+    """``[[group]]`` of replica"""
+
+    volume: tuple[VolumeSection, ...]
+    name: str = DEFAULT_GROUP
+    overwrite: bool = False
+
+
+class ReplicaFile(_Section):
+    """The whole file of ``pratima replica``."""
+
+    state: _Some
+    group: tuple[ReplicaGroupSection, ...]
+    listen: _Some = DEFAULT_LISTEN
+    data_listen: str = ""
+    """The port above ``listen`` unless given."""
+    key: str = ""
+    allow: str = ""
+    journal_limit: _Size = limits.JOURNAL_BYTES_DEFAULT
+
+
+_FileT = TypeVar("_FileT", ServeFile, ReplicaFile)
+
+
+def read_file(path: Path, kind: type[_FileT]) -> _FileT:
+    """The file's content, of the right shape. Raises StateError or UsageError."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(limits.CONFIG_BYTES_MAX + 1)
+    except OSError as error:
+        raise StateError(
+            f"configuration {path} cannot be read: {error.strerror}",
+            "see whether the path is right",
+        ) from None
+    if len(data) > limits.CONFIG_BYTES_MAX:
+        raise UsageError(f"configuration {path} is too long", "see whether the path is right")
+    try:
+        return msgspec.toml.decode(data, type=kind)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise UsageError(
+            f"configuration {path}: {error}",
+            "the comment at the head of pratima_iscsi/control/config.py and the README show one",
+        ) from None
+
+
+def serve_options(file: ServeFile, base: Path) -> ServeOptions:
+    """Checked options; relative paths are below ``base``. Raises UsageError or StateError."""
+    keys, allowed = _keys(file.key, file.allow, base)
+    groups = tuple(_serve_group(group, base, keys, allowed) for group in file.group)
+    _check_groups([group.name for group in groups])
+    _check_distinct("iSCSI names", [group.target for group in groups])
+    _check_distinct("volumes", [str(v.path) for group in groups for v in group.volumes])
+    portal = _address("portal", file.portal.listen)
+    if portal.path:
+        raise UsageError(f"portal {portal} is no TCP address", "give HOST:PORT")
+    account = _account(file.portal, base)
+    if account is None and not portal.is_local and not file.portal.insecure_no_chap:
+        raise UsageError(
+            f"portal {portal} is not loopback and has no CHAP: whoever reaches it owns the volumes",
+            "give --chap-user and --chap-password-file, or, knowing that, --insecure-no-chap",
+        )
+    return ServeOptions(
+        state=base / file.state, portal=portal, groups=groups, account=account, keys=keys
+    )
+
+
+def replica_options(file: ReplicaFile, base: Path) -> ReplicaDaemonOptions:
+    """Checked options; relative paths are below ``base``. Raises UsageError or StateError."""
+    keys, allowed = _keys(file.key, file.allow, base)
+    listen = _address("--listen", file.listen)
+    data_listen = (
+        _address("--data-listen", file.data_listen) if file.data_listen else listen.above()
+    )
+    for address in (listen, data_listen):
+        _check_plain(address, keys)
+    groups = tuple(
+        ReplicaGroup(checked_group(group.name), _volumes(group.volume, base), group.overwrite)
+        for group in file.group
+    )
+    _check_groups([group.name for group in groups])
+    _check_distinct("volumes", [str(v.path) for group in groups for v in group.volumes])
+    return ReplicaDaemonOptions(
+        state=base / file.state,
+        listen=listen,
+        data_listen=data_listen,
+        groups=groups,
+        journal_bytes=_bounded(
+            "the journal", parse_size(file.journal_limit), limits.JOURNAL_BYTES_MIN
+        ),
+        keys=keys,
+        allowed=allowed.names if allowed else {},
+    )
+
+
+def checked_group(name: str) -> str:
+    """A group's name, which is also that of its directory. Raises UsageError."""
+    if not _GROUP.fullmatch(name):
+        raise UsageError(
+            f"{name!r} cannot name a group",
+            "use up to 63 lower-case letters, digits, '.', '_' and '-', a letter or digit first",
+        )
+    return name
+
+
+def _serve_group(
+    group: ServeGroupSection, base: Path, keys: CurveKeys | None, allowed: AllowList | None
+) -> ServeGroup:
+    name = checked_group(group.name)
+    if len(group.replica) > limits.LINKS_MAX:
+        raise UsageError(
+            f"group {name} has {len(group.replica)} replicas", f"{limits.LINKS_MAX} are the most"
+        )
+    replicas = tuple(_replica(section, keys, allowed) for section in group.replica)
+    _check_distinct("replicas", [replica.name for replica in replicas])
+    return ServeGroup(
+        name=name,
+        target=_target(group.iqn or TARGET_PREFIX + name),
+        volumes=_volumes(group.volume, base),
+        replicas=replicas,
+        log_bytes=_bounded("the ordered log", parse_size(group.log_limit), limits.LOG_BYTES_MIN),
+        block_bytes=group.block_size,
+        resync_rate_max=_resync_rate(parse_size(group.resync_rate_limit)),
+    )
+
+
+def _target(name: str) -> str:
+    try:
+        return normalized(name)
+    except ValueError as error:
+        raise UsageError(str(error), f"use one like {TARGET_PREFIX}disk") from None
+
+
+def _volumes(sections: tuple[VolumeSection, ...], base: Path) -> tuple[VolumeOptions, ...]:
+    if not 0 < len(sections) <= limits.VOLUMES_MAX:
+        raise UsageError(
+            f"a group of {len(sections)} volumes",
+            f"give it 1 to {limits.VOLUMES_MAX}, with --volume or [[group.volume]]",
+        )
+    volumes = []
+    for number, section in enumerate(sections):
+        name = section.name or f"lun{number}"
+        if not _VOLUME.fullmatch(name):
+            raise UsageError(
+                f"{name!r} cannot name a volume",
+                "use up to 63 letters, digits, '.', '_' and '-', a letter or digit first",
+            )
+        size = None if section.size is None else parse_size(section.size)
+        volumes.append(VolumeOptions(name, base / section.path, size))
+    _check_distinct("volume names of one group", [volume.name for volume in volumes])
+    return tuple(volumes)
+
+
+def _replica(
+    section: ReplicaSection, keys: CurveKeys | None, allowed: AllowList | None
+) -> ReplicaOptions:
+    address = _address("replica", section.address)
+    data = _address("data address", section.data_address) if section.data_address else None
+    data = data or address.above()
+    for where in (address, data):
+        _check_plain(where, keys)
+        if not where.path and where.port == 0:
+            raise UsageError(f"replica {where} has no port", "give HOST:PORT")
+    low, high = limits.SYNC_TIMEOUT_SECONDS_MIN, limits.SYNC_TIMEOUT_SECONDS_MAX
+    if not low <= section.sync_timeout <= high:
+        raise UsageError(
+            f"a sync timeout of {section.sync_timeout:g} s", f"choose {low:g} to {high:g} seconds"
+        )
+    return ReplicaOptions(
+        address=address,
+        data_address=data,
+        mode=section.mode,
+        sync_timeout=section.sync_timeout,
+        block=section.on_timeout == "block",
+        direct_resync=section.resync == "direct",
+        overwrite=section.overwrite,
+        peer_key=allowed.peer(section.key_name or str(address)) if allowed else None,
+    )
+
+
+def _keys(key: str, allow: str, base: Path) -> tuple[CurveKeys | None, AllowList | None]:
+    if bool(key) != bool(allow):
+        missing, there = ("--allow", "--key") if key else ("--key", "--allow")
+        raise UsageError(
+            f"{there} without {missing}",
+            "keys work in pairs: our own with --key, the other nodes' with --allow "
+            "(pratima keygen makes them)",
+        )
+    if not key:
+        return None, None
+    return read_keys(base / key), read_allow_list(base / allow)
+
+
+def _check_plain(address: LinkAddress, keys: CurveKeys | None) -> None:
+    if keys is None and not address.is_local:
+        raise UsageError(
+            f"{address} is not loopback: plain connections are refused there",
+            "make keys with pratima keygen and give --key and --allow on both sides",
+        )
+
+
+def _account(portal: PortalSection, base: Path) -> Account | None:
+    for user, file, option in (
+        (portal.chap_user, portal.chap_password_file, "chap"),
+        (portal.mutual_user, portal.mutual_password_file, "mutual"),
+    ):
+        if bool(user) != bool(file):
+            raise UsageError(
+                f"--{option}-user and --{option}-password-file belong together", "give both"
+            )
+    if not portal.chap_user:
+        if portal.mutual_user:
+            raise UsageError("mutual CHAP without CHAP", "give --chap-user too")
+        return None
+    secret = _secret(base / portal.chap_password_file)
+    mutual = _secret(base / portal.mutual_password_file) if portal.mutual_user else ""
+    try:
+        return Account(portal.chap_user, secret, portal.mutual_user, mutual)
+    except ValueError as error:
+        raise UsageError(str(error), "choose another secret") from None
+
+
+def _secret(path: Path) -> str:
+    secret = read_secret(path, "CHAP password file")
+    if len(secret.encode()) < CHAP_SECRET_BYTES_MIN:
+        raise UsageError(
+            f"the CHAP secret in {path} is shorter than {CHAP_SECRET_BYTES_MIN} bytes",
+            "choose a longer one (RFC 7143 9.2.1)",
+        )
+    return secret
+
+
+def _address(what: str, text: str) -> LinkAddress:
+    try:
+        return parse_address(text)
+    except UsageError as error:
+        raise UsageError(f"{what}: {error.problem}", error.next_step) from None
+
+
+def _bounded(what: str, size: int, least: int) -> int:
+    if size < least:
+        raise UsageError(f"{what} of {format_size(size)}", f"give it {format_size(least)} or more")
+    return size
+
+
+def _resync_rate(rate: int) -> int:
+    if rate and rate < limits.RESYNC_RATE_MIN_BYTES:
+        raise UsageError(
+            f"a resync rate of {format_size(rate)} a second",
+            f"choose {format_size(limits.RESYNC_RATE_MIN_BYTES)} or more, or 0 for no limit",
+        )
+    return rate
+
+
+def _check_groups(names: list[str]) -> None:
+    if not 0 < len(names) <= limits.GROUPS_MAX:
+        raise UsageError(f"{len(names)} groups", f"configure 1 to {limits.GROUPS_MAX}")
+    _check_distinct("groups", names)
+
+
+def _check_distinct(what: str, names: list[str]) -> None:
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(f"two {what} are the same: {twice}", "give each its own")

@@ -1,0 +1,102 @@
+"""What a daemon is started with: checked values, made from a command line or a file.
+
+One rule: whoever holds one of these need not check it again; keys and secrets are read already.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pratima_iscsi import limits
+from pratima_iscsi.edges.curve import CurveKeys
+from pratima_iscsi.edges.link_address import LinkAddress
+from pratima_iscsi.iscsi.chap import Account
+from pratima_iscsi.replication.states import Mode
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeOptions:
+    """One volume of a group; ``size`` None: as it is."""
+
+    name: str
+    path: Path
+    size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaOptions:
+    """One link of a group, seen from the primary."""
+
+    address: LinkAddress
+    data_address: LinkAddress
+    mode: Mode = Mode.ASYNC
+    sync_timeout: float = limits.SYNC_TIMEOUT_SECONDS
+    block: bool = False
+    """On a timeout of a waiting write: hold it (True) or degrade (False)."""
+    direct_resync: bool = False
+    overwrite: bool = False
+    """A first sync may overwrite a replica volume that is not blank."""
+    peer_key: str | None = None
+    """The replica's public key, None: plain."""
+
+    @property
+    def name(self) -> str:
+        """What status and commands call the link."""
+        return str(self.address)
+
+
+@dataclass(frozen=True, slots=True)
+class ServeGroup:
+    """One group that is served: one iSCSI target, a LUN for each volume in their order."""
+
+    name: str
+    target: str
+    """Its iSCSI name."""
+    volumes: tuple[VolumeOptions, ...]
+    replicas: tuple[ReplicaOptions, ...] = ()
+    log_bytes: int = limits.LOG_BYTES_DEFAULT
+    block_bytes: int = 512
+    resync_rate_max: int = 0
+    """Bytes a second of all resync, 0: as fast as foreground writes allow."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOptions:
+    """What ``pratima serve`` runs."""
+
+    state: Path
+    portal: LinkAddress
+    groups: tuple[ServeGroup, ...]
+    account: Account | None = None
+    """CHAP, for discovery and for all targets; None: none."""
+    keys: CurveKeys | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaGroup:
+    """One group that a replica keeps."""
+
+    name: str
+    volumes: tuple[VolumeOptions, ...]
+    overwrite: bool = False
+    """Its volumes may be overwritten by a first sync although they are not blank."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaDaemonOptions:
+    """What ``pratima replica`` runs."""
+
+    state: Path
+    listen: LinkAddress
+    data_listen: LinkAddress
+    groups: tuple[ReplicaGroup, ...]
+    journal_bytes: int = limits.JOURNAL_BYTES_DEFAULT
+    keys: CurveKeys | None = None
+    allowed: Mapping[str, str] = field(default_factory=dict)
+    """Name by public key of the primaries that may connect; empty: plain, on loopback."""
+
+
+def group_directory(state: Path, group: str) -> Path:
+    """Where a group's own state lies below a daemon's state directory; the name is a checked one
+    (options and ``checked_group`` give no other)."""
+    return state / "groups" / group

@@ -1,0 +1,73 @@
+"""The daemon's side of control: one request's bytes to one answer's bytes.
+
+One rule: an operator's error becomes an answer and never ends the daemon.
+"""
+
+from typing import Protocol
+
+from pratima_iscsi.control.requests import (
+    Answer,
+    AnyRequest,
+    DisableRequest,
+    Done,
+    EnableRequest,
+    Failed,
+    KillRequest,
+    ReconnectRequest,
+    ResyncRequest,
+    decode_request,
+    encode_answer,
+)
+from pratima_iscsi.control.status import NodeStatus
+from pratima_iscsi.errors import OperatorError
+
+
+class Daemon(Protocol):
+    """What a daemon can be asked for. ``group`` and ``replica`` may be empty: all of them.
+
+    The verbs return what was done, in a sentence for the operator, and raise OperatorError.
+    """
+
+    def status(self, group: str) -> NodeStatus:
+        """How its groups stand."""
+
+    def resync(self, group: str, replica: str, from_primary: bool) -> str:
+        """Resync now; see ResyncRequest."""
+
+    def kill(self, group: str, replica: str) -> str:
+        """Drop queue and session."""
+
+    def reconnect(self, group: str, replica: str) -> str:
+        """Connect now."""
+
+    def enable(self, group: str, replica: str) -> str:
+        """Put a disabled link to work."""
+
+    def disable(self, group: str, replica: str) -> str:
+        """Stop a link."""
+
+
+def answer(daemon: Daemon, data: bytes) -> bytes:
+    """The encoded answer to an encoded request."""
+    result: Answer
+    try:
+        result = _carry_out(daemon, decode_request(data))
+    except OperatorError as error:
+        result = Failed(error.problem, error.next_step, error.exit_code)
+    return encode_answer(result)
+
+
+def _carry_out(daemon: Daemon, request: AnyRequest) -> Answer:
+    match request:
+        case ResyncRequest():
+            return Done(daemon.resync(request.group, request.replica, request.from_primary))
+        case KillRequest():
+            return Done(daemon.kill(request.group, request.replica))
+        case ReconnectRequest():
+            return Done(daemon.reconnect(request.group, request.replica))
+        case EnableRequest():
+            return Done(daemon.enable(request.group, request.replica))
+        case DisableRequest():
+            return Done(daemon.disable(request.group, request.replica))
+        case _:
+            return daemon.status(request.group)

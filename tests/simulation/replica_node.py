@@ -155,7 +155,13 @@ class ReplicaNode(Node):
         directory = disk.directory()
         files = [directory.open(f"v{index}") for index in range(len(self.sizes))]
         return ReplicaStore.open(
-            directory, files, segment_bytes=SEGMENT_BYTES, journal_bytes=JOURNAL_BYTES
+            directory,
+            files,
+            segment_bytes=SEGMENT_BYTES,
+            journal_bytes=JOURNAL_BYTES,
+            reserve_bytes=0,
+            clock=lambda: int(self.world.now * 1e9),
+            random_bytes=self.world.rng.randbytes,
         )
 
     def _follow(self, n: int) -> None:
@@ -172,13 +178,12 @@ class ReplicaNode(Node):
         shadow.position, shadow.consistent = state.history.position, state.consistent
         shadow.transaction, shadow.direct = state.transaction, state.direct
         shadow.staged.clear()
-        if state.transaction and not state.direct:
+        staging = self.store._applier.staging
+        if staging is not None:
             for index, size in enumerate(self.sizes):
                 for block in range(-(-size // BLOCK_BYTES)):
                     start = block * BLOCK_BYTES
-                    data = bytes(
-                        self.store.read(index, start, min(BLOCK_BYTES, size - start))
-                    )
+                    data = bytes(staging.read(index, start, min(BLOCK_BYTES, size - start)))
                     if data != images[index][start : start + len(data)]:
                         shadow.staged[index, block] = data
 
@@ -272,7 +277,8 @@ class ReplicaNode(Node):
                 world.trace("replica", f"{effect.event}: {effect.reason}")
 
     def _bind(self, effect: sk.Bind) -> None:
-        self.store.bind(effect.group, effect.name, b"replica-node-id.", [("v", s) for s in self.sizes])
+        volumes = [(f"v{index}", size) for index, size in enumerate(self.sizes)]
+        self.store.bind(effect.group, effect.name, volumes, b"replica-node-id.")
         self.sink.bound(effect.group, self.world.now)
 
     def _write_journal(self, effect: sk.WriteJournal) -> None:
@@ -294,7 +300,8 @@ class ReplicaNode(Node):
 
     def _apply(self, effect: sk.Apply) -> None:
         applied = self.store.apply(effect.upto, 1 << 20)
-        self.sink.applied(applied.index, applied.bytes, applied.answers, self.world.now)
+        answers = [(a.transaction, a.verify, a.differing) for a in applied.answers]
+        self.sink.applied(applied.index, applied.frame_bytes, answers, self.world.now)
 
     def _release(self, effect: sk.Release) -> None:
         self.store.release(effect.upto)

@@ -15,6 +15,7 @@ import signal
 import sys
 
 from pratima_iscsi.edges.portal import Portal
+from pratima_iscsi.edges.volume import Volume
 from pratima_iscsi.iscsi.chap import Account
 from pratima_iscsi.iscsi.directory import Directory, ServedTarget
 from pratima_iscsi.operations import Buffer, Done, ReadDone, Storage, Transform, UpdateDone
@@ -30,11 +31,11 @@ class FileStorage:
     """A plain file with synchronous calls, as the contract wants it."""
 
     def __init__(self, path: str, size: int) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        os.ftruncate(self._fd, size)
+        self._volume = Volume.open(path, size=size)
+        self._fd = self._volume.fileno()
         self.size = size
         self.transfer_bytes_max = 8 << 20
-        self.thin = True
+        self.thin = self._volume.thin
 
     def read(self, offset: int, length: int, done: ReadDone) -> None:
         """Read ``length`` bytes."""
@@ -48,8 +49,10 @@ class FileStorage:
         done(None)
 
     def zero(self, offset: int, length: int, fua: bool, done: Done) -> None:
-        """Write zeros."""
-        os.pwrite(self._fd, bytes(length), offset)
+        """Make zeros, giving the space back."""
+        self._volume.punch(offset, length)
+        if fua:
+            os.fdatasync(self._fd)
         done(None)
 
     def update(
@@ -67,8 +70,8 @@ class FileStorage:
         done(None)
 
     def allocated(self, offset: int, length: int) -> tuple[bool, int]:
-        """Everything counts as allocated."""
-        return True, length
+        """Whether there is space behind ``offset``, and how far that goes."""
+        return self._volume.allocated(offset, length)
 
     def settle(self, done: object) -> None:
         """Nothing is ever under way."""

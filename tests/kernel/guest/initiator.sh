@@ -12,10 +12,17 @@ chap() {
     done
 }
 
-iscsiadm -m discovery -t sendtargets -p "$PORTAL" | tee "$OUT/discovered"
+discovery() { iscsiadm -m discoverydb -t sendtargets -p "$PORTAL" "$@"; }
+discovery -o new
+if [ -n "$SECRET" ]; then
+    for setting in authmethod=CHAP "username=$USER_NAME" "password=$SECRET"; do
+        discovery -o update -n "discovery.sendtargets.auth.${setting%%=*}" -v "${setting#*=}"
+    done
+fi
+discovery --discover | tee "$OUT/discovered"
 # A portal on the host's loopback names an address that means another machine in here; so the node
 # is made by hand, at the address where it was discovered.
-iscsiadm -m discoverydb -t sendtargets -p "$PORTAL" -o delete
+discovery -o delete
 rm -rf /etc/iscsi/nodes/*
 iscsiadm -m node -o new -T "$TARGET" -p "$PORTAL"
 
@@ -55,6 +62,7 @@ if [ "$(cat "$device/queue/discard_max_bytes")" -gt 0 ]; then
     cp /mnt/lab/data /mnt/lab/more
     sync
     rm /mnt/lab/more
+    sync # ext4 frees blocks when its journal has the removal, and fstrim looks at free ones
     fstrim -v /mnt/lab | tee "$OUT/trimmed"
 fi
 umount /mnt/lab

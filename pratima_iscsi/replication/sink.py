@@ -82,10 +82,13 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class Bind:
-    """Persist that the replica belongs to this group, synced; answer with ``bound``."""
+    """Persist that the replica belongs to this group, synced; empty volumes get their size first.
+    Answer with ``bound``."""
 
     group: bytes
     name: str
+    volumes: tuple[tuple[str, int], ...]
+    """Name and size in bytes of each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +254,7 @@ class Sink:
         if len(theirs) != len(self.sizes):
             return "size", f"the primary has {len(theirs)} volumes, this replica {len(self.sizes)}"
         for index, (mine, other) in enumerate(zip(self.sizes, theirs, strict=True)):
-            if mine != other:
+            if mine != other and (mine or self.standing.bound):
                 return "size", f"volume {index}: {other} bytes at the primary, {mine} here"
         if not self.standing.bound and not self.blank and not hello.overwrite:
             return (
@@ -268,7 +271,8 @@ class Sink:
         if not self.standing.bound:
             if not self.binding:
                 self.binding = True
-                self.effects.append(Bind(hello.group, hello.group_name))
+                volumes = tuple((volume.name, volume.size) for volume in hello.volumes)
+                self.effects.append(Bind(hello.group, hello.group_name, volumes))
             return
         self.greeting = None
         nonce = self.new_nonce()
@@ -302,10 +306,11 @@ class Sink:
             )
         )
 
-    def bound(self, group: bytes, now: float) -> None:
+    def bound(self, bind: Bind, now: float) -> None:
         """The answer to Bind."""
         self.binding = False
-        self.standing = self.written = self.durable = replace(self.standing, group=group)
+        self.sizes = [size for _, size in bind.volumes]
+        self.standing = self.written = self.durable = replace(self.standing, group=bind.group)
         self._schedule(now)
 
     def close(self, reason: str) -> None:

@@ -277,9 +277,8 @@ class ReplicaNode(Node):
                 world.trace("replica", f"{effect.event}: {effect.reason}")
 
     def _bind(self, effect: sk.Bind) -> None:
-        volumes = [(f"v{index}", size) for index, size in enumerate(self.sizes)]
-        self.store.bind(effect.group, effect.name, volumes, b"replica-node-id.")
-        self.sink.bound(effect.group, self.world.now)
+        self.store.bind(effect.group, effect.name, effect.volumes, b"replica-node-id.")
+        self.sink.bound(effect, self.world.now)
 
     def _write_journal(self, effect: sk.WriteJournal) -> None:
         for frame in effect.frames:

@@ -15,7 +15,7 @@ from xxhash import xxh3_64_digest, xxh3_128_digest
 from pratima_iscsi.blocks import block_span
 from pratima_iscsi.errors import RemoteProtocolError
 from pratima_iscsi.limits import ANCESTRY_MAX, RECORD_OVERHEAD_BYTES
-from pratima_iscsi.operations import RecordKind
+from pratima_iscsi.operations import Buffer, RecordKind
 from pratima_iscsi.positions import Ancestor, History, Position
 
 ENTRY: Final = struct.Struct(">BBHIQQQ")
@@ -101,7 +101,7 @@ def make_record(
     return Record(ENTRY.pack(kind, 0, volume, len(payload), sequence, offset, length), payload)
 
 
-def next_history(history: bytes, entry: bytes, payload: bytes) -> bytes:
+def next_history(history: bytes, entry: bytes, payload: Buffer) -> bytes:
     """H(s) = xxh3-128(H(s-1), entry, xxh3-64 of the payload)."""
     return xxh3_128_digest(history + entry + xxh3_64_digest(payload))
 

@@ -60,13 +60,15 @@ class Volume:
         *,
         size: int | None = None,
         create: bool = False,
+        empty: bool = False,
         sector: int = SECTOR_BYTES,
     ) -> "Volume":
         """Open and lock ``path``.
 
         ``size`` makes a sparse file of that size where there is none (or an empty one), and is
-        otherwise compared. ``create`` makes an empty file where there is none, for a replica that
-        learns the size later. Raises UsageError or StateError, which say what to do next.
+        otherwise compared. ``empty`` takes an empty file as it is, and ``create`` makes one where
+        there is none: for a replica, which learns the size later. Raises UsageError or
+        StateError, which say what to do next.
         """
         path = Path(path)
         if size is not None:
@@ -75,7 +77,7 @@ class Volume:
         try:
             _lock(fd, path)
             volume = cls(path, fd)
-            volume._take_size(size, create, sector)
+            volume._take_size(size, create or empty, sector)
         except BaseException:
             os.close(fd)
             raise

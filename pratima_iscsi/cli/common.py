@@ -1,0 +1,54 @@
+"""Options and steps that several commands share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from pratima_iscsi.control.client import ControlClient
+from pratima_iscsi.control.requests import LinkRequest
+from pratima_iscsi.errors import UsageError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DIRECTORY = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(dir_okay=False, path_type=Path)
+ANY_PATH = click.Path(path_type=Path)
+
+
+def state_option(command: F) -> F:
+    """``--state DIR``, which must be given."""
+    return click.option(
+        "--state", type=DIRECTORY, required=True, help="The daemon's state directory."
+    )(command)
+
+
+def link_options(command: F) -> F:
+    """``--group`` and ``--replica``: which links a verb is about."""
+    command = click.option(
+        "--replica",
+        metavar="HOST:PORT",
+        default="",
+        help="One link only, by its replica's address.",
+    )(command)
+    return click.option(
+        "--group", metavar="NAME", default="", help="The group, where there are several."
+    )(command)
+
+
+def ask(state: Path, request: LinkRequest) -> None:
+    """Ask the daemon of ``state`` and print what it did."""
+    with ControlClient(state) as client:
+        click.echo(getattr(client.ask(request), "message", ""))
+
+
+def refuse_beside_config(context: click.Context, allowed: set[str]) -> None:
+    """Raises UsageError for options of the command line that the file should say instead."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if given and name not in allowed:
+            raise UsageError(
+                f"{parameter.opts[0]} beside --config", "write it into the configuration file"
+            )

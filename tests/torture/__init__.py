@@ -4,7 +4,9 @@
     faults.c    a preloaded library: the nth pwrite, fdatasync, open ... fails, or kills the process
     faults.py   builds it, and says which fault in the environment of a process
     daemons.py  starts, stops, kills, freezes and copies the project's own daemons
-    workload.py overlapping stamped writes through an iSCSI login, recorded for the oracle
+    login.py    a small iSCSI initiator that shares no line with the project
+    workload.py overlapping stamped writes through a login, recorded for the oracle
+    scene.py    a primary, a replica, a workload, and images judged by the oracle
 
 One rule: every fault is drawn from a seed or named by the test, and what was done is written down.
 """

@@ -31,12 +31,15 @@ class Outcome(enum.Enum):
     """It certainly changed nothing: a miscompare."""
     RETRY = enum.auto()
     """It was not executed, and may be sent again: busy, task set full, unit attention."""
-    FAILED = enum.auto()
-    """It may or may not have been executed."""
+
+
+class CommandFailed(Exception):
+    """A command ended in an error that does not say whether it was executed."""
 
 
 class Session(Protocol):
-    """An iSCSI session with one logical unit. ConnectionError when it is lost.
+    """An iSCSI session with one logical unit. ConnectionError when it is lost, CommandFailed when
+    a command fails and may have been executed.
 
     LBAs and counts are in blocks of ``block_bytes``.
     """
@@ -217,11 +220,16 @@ class Workload:
             kind, count = OpKind.COMPARE_AND_WRITE, min(count, 4)
         op = self.recorder.issue(kind, 0, lba * per_block, count * per_block)
         send = self._command(session, op, lba, count)
-        for _ in range(RETRIES_MAX):
-            outcome = await send()
-            if outcome is not Outcome.RETRY:
-                break
-            await asyncio.sleep(0)
+        outcome = Outcome.RETRY
+        try:
+            for _ in range(RETRIES_MAX):
+                outcome = await send()
+                if outcome is not Outcome.RETRY:
+                    break
+                await asyncio.sleep(0)
+        except CommandFailed as problem:
+            self.failures.append(f"{op}: {problem}")
+            return
         if outcome is Outcome.GOOD:
             self.recorder.acknowledge(op.id, required=self.promised)
             self._note(op)

@@ -1,0 +1,227 @@
+"""Real daemons under load, killed, frozen, cut off: every image is a prefix of what was written.
+
+TORTURE_CYCLES sets how often the replica is killed (default 20, some minutes with the rest;
+1000 for a long run), TORTURE_SEED what is drawn. The daemons are processes, the load comes through
+a real iSCSI login at depth 32, images are recovered by `pratima recover` and judged by the
+black-box oracle.
+"""
+
+import os
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from tests.oracle.checker import check
+from tests.oracle.recorder import History
+from tests.torture.proxy import Direction, Fault
+from tests.torture.scene import BLOCK_BYTES, SYNC_SECONDS, Scene, Shot
+from tests.torture.workload import Mix
+
+CYCLES = int(os.environ.get("TORTURE_CYCLES", "20"))
+SEED = int(os.environ.get("TORTURE_SEED", "1"))
+LOG_LIMIT_BYTES = 4 << 20
+pytestmark = [
+    pytest.mark.timeout(600 + 30 * CYCLES),
+    pytest.mark.skipif(
+        find_spec("pratima_iscsi.__main__") is None,
+        reason="the daemons are not there: python -m pratima_iscsi",
+    ),
+]
+
+
+@pytest.fixture(autouse=True)
+def says_its_seed() -> Iterator[None]:
+    print(f"\nTORTURE_SEED={SEED} TORTURE_CYCLES={CYCLES}")
+    yield
+
+
+def test_replica_killed_and_frozen_at_random_always_recovers_a_prefix(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, SEED)
+    with scene.running(), scene.workload.running() as workload:
+        for _ in range(CYCLES):
+            scene.work(100, 500)
+            if scene.random.random() < 0.4:
+                scene.expect_prefix(scene.shoot())
+                scene.work(50, 100)
+            scene.expect_prefix(scene.shoot_killed())
+            if scene.random.random() < 0.5:
+                scene.work(20, 400)
+            scene.replica.start()
+            if scene.random.random() < 0.6:
+                scene.wait_synced()
+        scene.wait_synced()
+        scene.expect_equal()
+        workload.check()
+    print(scene.report())
+    assert max(verdict.least for verdict in scene.verdicts) > 100
+
+
+def test_sync_acknowledged_means_in_every_image_of_the_replica(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, SEED + 1, ["--mode", "sync"], required=True)
+    promised = 0
+    with scene.running(), scene.workload.running() as workload:
+        for _ in range(max(3, CYCLES // 5)):
+            for take in (scene.shoot, scene.shoot_killed):
+                scene.work(100, 300)
+                shot = take()
+                promised = max(promised, sum(op.required for op in shot.history.ops))
+                scene.expect_prefix(shot)
+                if not scene.replica.runs:
+                    scene.replica.start()
+                scene.wait_synced()
+        scene.expect_equal()
+        workload.check()
+    print(scene.report(), f"{promised} were promised")
+    assert promised > 100
+
+
+def test_killed_primary_loses_nothing_acknowledged_and_the_replica_follows_it(
+    tmp_path: Path,
+) -> None:
+    scene = Scene(tmp_path, SEED + 2)
+    with scene.running():
+        for _ in range(max(3, CYCLES // 5)):
+            with scene.workload.running() as workload:
+                scene.work(300, 600)
+                scene.expect_prefix(scene.shoot())
+                scene.work(100, 300)
+                scene.primary.kill()
+                workload.wait_lost()
+                assert not workload.failures
+            scene.expect_client_view()
+            scene.expect_prefix(scene.shoot())
+            scene.primary.start()
+            between = [scene.shoot() for _ in range(2)]
+            scene.wait_caught_up()
+            scene.rebase()
+            base = scene.recorder.history()
+            for shot in between:
+                expect_old_or_new(shot, base)
+            scene.expect_prefix(scene.shoot())
+        with scene.workload.running() as workload:
+            scene.work(200, 300)
+            scene.expect_equal()
+            workload.check()
+    print(scene.report())
+
+
+def expect_old_or_new(shot: Shot, base: History) -> None:
+    """Between two epochs the replica stands in the old one, or exactly at the new one's base."""
+    at_base = check(base, shot.image)
+    verdict = check(shot.history, shot.image, shot.frozen.since, shot.frozen.by)
+    assert at_base.ok or verdict.ok, f"not the new base, and of the old epoch {verdict}"
+
+
+def test_outage_that_overflows_the_log_resyncs_only_what_was_written(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, SEED + 3, ["--log-limit", "4MiB"], mix=Mix(hot=0.8))
+    with scene.running(), scene.workload.running() as workload:
+        scene.work(200, 300)
+        workload.drain()
+        scene.wait_caught_up()
+        scene.expect_prefix(scene.shoot_killed())
+        outage = scene.recorder.now()
+        write_more_than(scene, 2 * LOG_LIMIT_BYTES)
+        workload.drain()
+        behind = scene.primary.wait_status(
+            lambda status: status.links[0].bwt_blocks > 0, SYNC_SECONDS, "an overflow"
+        )
+        assert behind.links[0].lag.bytes <= LOG_LIMIT_BYTES
+        touched = scene.touched_blocks(outage)
+        assert behind.links[0].bwt_blocks <= touched
+        scene.replica.start()
+        done = scene.wait_caught_up()
+        assert done.links[0].bwt_blocks == 0
+        assert done.links[0].resync is not None
+        assert 0 < done.links[0].resync.bytes_sent <= 1.1 * touched * BLOCK_BYTES
+        scene.expect_equal()
+        workload.check()
+    print(scene.report())
+
+
+def test_resync_under_load_keeps_the_old_point_until_it_ends(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, SEED + 4, ["--log-limit", "4MiB"], wired=True)
+    wire = scene.wire
+    assert wire is not None
+    states = []
+    with scene.running(), scene.workload.running() as workload:
+        scene.work(300, 500)
+        scene.replica.kill()
+        write_more_than(scene, 3 * LOG_LIMIT_BYTES)
+        wire.data.paths[Direction.TO_SERVER].rate_bytes = 4 << 20  # so that there is time to look
+        scene.replica.start()
+        scene.primary.wait_status(
+            lambda status: status.links[0].state == "RESYNCING", SYNC_SECONDS, "RESYNCING"
+        )
+        for number in range(4):
+            scene.work(5, 30)
+            if number == 2:
+                scene.expect_prefix(scene.shoot_killed())
+                scene.replica.start()
+            else:
+                scene.expect_prefix(scene.shoot())
+            if (status := scene.primary.status()) is not None:
+                states.append(status.links[0].state)
+        wire.heal()
+        scene.wait_synced()
+        scene.expect_equal()
+        workload.check()
+    print(scene.report(), states)
+    assert "RESYNCING" in states, "no image was taken during the resync"
+
+
+def write_more_than(scene: Scene, count: int) -> None:
+    """Write at least ``count`` bytes."""
+    target = scene.workload.bytes_written + count
+    while scene.workload.bytes_written < target:
+        scene.workload.grant(100)
+        scene.workload.wait_acknowledged(50)
+
+
+NETWORK = {
+    "reset": None,
+    "cut": Fault.CUT,
+    "flip": Fault.FLIP,
+    "duplicate": Fault.DUPLICATE,
+    "drop": Fault.DROP,
+    "swap": Fault.SWAP,
+}
+
+
+def test_broken_connections_never_change_what_the_replica_holds(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, SEED + 5, wired=True)
+    wire = scene.wire
+    assert wire is not None
+    with scene.running(), scene.workload.running() as workload:
+        for _ in range(max(1, CYCLES // 20)):
+            for name, fault in NETWORK.items():
+                proxy = scene.random.choice(wire.both)
+                direction = scene.random.choice(list(Direction))
+                if proxy is wire.data:
+                    direction = Direction.TO_SERVER  # nothing else flows there
+                print(name, "control" if proxy is wire.control else "data", direction.value)
+                if fault is None:
+                    proxy.reset()
+                else:
+                    proxy.inject(direction, fault, skip=scene.random.randrange(3))
+                scene.work(100, 300)
+                scene.expect_prefix(scene.shoot())
+                wire.heal()
+                scene.wait_synced()
+            for direction in Direction:
+                proxy = scene.random.choice(wire.both)
+                proxy.paths[direction].blackhole = True
+                scene.work(50, 200)
+                scene.expect_prefix(scene.shoot())
+                wire.heal()
+                proxy = scene.random.choice(wire.both)
+                proxy.hold(direction)
+                scene.work(50, 200)
+                scene.expect_prefix(scene.shoot())
+                wire.heal()
+                scene.wait_synced()
+        scene.expect_equal()
+        workload.check()
+    print(scene.report())
+    assert wire.control.done or wire.data.done

@@ -25,8 +25,8 @@ LOG_LIMIT_BYTES = 4 << 20
 pytestmark = [
     pytest.mark.timeout(600 + 30 * CYCLES),
     pytest.mark.skipif(
-        find_spec("pratima_iscsi.__main__") is None,
-        reason="the daemons are not there: python -m pratima_iscsi",
+        find_spec("pratima_iscsi.target_daemon") is None,
+        reason="`pratima serve` is not there",
     ),
 ]
 

@@ -1,7 +1,8 @@
 # The kernel's initiator against one portal on the host: discover, log in, format, mount, write,
-# unmount, check, mount again and compare, discard, check again, log out.
-# Given: PORTAL (address:port), TARGET, USER_NAME and SECRET (empty: no CHAP), and /lab/data.
+# unmount, check; where AGAIN is not empty mount again and compare, discard, check; log out.
+# Given: PORTAL (address:port), TARGET, USER_NAME and SECRET (empty: no CHAP), AGAIN, and /lab/data.
 # Leaves, in $OUT: what discovery said, the disk's limits, and the digest as read back.
+PS4='+$EPOCHREALTIME '
 set -euxo pipefail
 mkdir -p "$OUT"
 login() { iscsiadm -m node -T "$TARGET" -p "$PORTAL" --login; }
@@ -55,18 +56,18 @@ cp /lab/data /mnt/lab/data
 sync
 umount /mnt/lab
 e2fsck -fn "$disk"
-echo 3 >/proc/sys/vm/drop_caches
-mount "$disk" /mnt/lab
-sha256sum </mnt/lab/data | cut -d' ' -f1 >"$OUT/sha256"
-if [ "$(cat "$device/queue/discard_max_bytes")" -gt 0 ]; then
+if [ -n "$AGAIN" ]; then
+    echo 3 >/proc/sys/vm/drop_caches
+    mount "$disk" /mnt/lab
+    sha256sum </mnt/lab/data | cut -d' ' -f1 >"$OUT/sha256"
     cp /mnt/lab/data /mnt/lab/more
     sync
     rm /mnt/lab/more
     sync # ext4 frees blocks when its journal has the removal, and fstrim looks at free ones
     fstrim -v /mnt/lab | tee "$OUT/trimmed"
+    umount /mnt/lab
+    e2fsck -fn "$disk"
 fi
-umount /mnt/lab
-e2fsck -fn "$disk"
 iscsiadm -m node -T "$TARGET" -p "$PORTAL" --logout
 iscsiadm -m node -T "$TARGET" -p "$PORTAL" -o delete
 ! iscsiadm -m session

@@ -1,4 +1,5 @@
 # An open-iscsi of the guest's own: nothing of the host's configuration, no systemd.
+PS4='+$EPOCHREALTIME '
 set -euxo pipefail
 modprobe -a iscsi_tcp sd_mod ext4
 mount -t tmpfs -o mode=755 tmpfs /etc/iscsi

@@ -335,6 +335,11 @@ class Backstore:
         """Whether a flush failed: this run then counts as an unclean stop."""
         return bool(self._failed_volumes)
 
+    @property
+    def failed_volumes(self) -> frozenset[int]:
+        """Volumes whose fdatasync failed."""
+        return frozenset(self._failed_volumes)
+
     def _complete(self, operations: list[Operation]) -> None:
         for link in self.links:
             if link.degraded and link.options.mode is not Mode.ASYNC:
@@ -461,8 +466,23 @@ class Backstore:
     def resync_from_primary(self, now: float) -> None:
         """The operator says that the primary's content is the truth after a power cut."""
         for link in self.links:
-            link.lost_power = False
-            link.retry_at = now
+            link.resync_from_primary(now)
+
+    def reconnect(self, link: int, now: float) -> None:
+        """Connect link ``link`` now."""
+        self.links[link].reconnect(now)
+
+    def kill(self, link: int, now: float) -> None:
+        """Drop the queue and session of link ``link``."""
+        self.links[link].kill(now)
+
+    def disable(self, link: int, now: float) -> None:
+        """Stop link ``link`` and forget its table."""
+        self.links[link].disable(now)
+
+    def enable(self, link: int, now: float) -> None:
+        """Put link ``link`` to work again."""
+        self.links[link].enable(now)
 
     def begin_stop(self) -> None:
         """Refuse new operations from now on; safe to call twice."""

@@ -109,8 +109,14 @@ FAREWELL_SECONDS: Final = 0.2
 PROBE_SECONDS: Final = 1.0
 """How long each step of asking a silent peer what it is may take."""
 
+BLANK_BYTES_MAX: Final = 64 * MIB
+"""How much of a replica's volume is read to see whether it is blank."""
+
 # --- identity and control ----------------------------------------------------------------------
 ANCESTRY_MAX: Final = 64
+LAG_SAMPLE_SECONDS: Final = 0.1
+LAG_SAMPLES_MAX: Final = 4096
+ALARMS_KEPT: Final = 32
 NAME_BYTES_MAX: Final = 128
 REASON_CHARACTERS_MAX: Final = 512
 CONTROL_BYTES_MAX: Final = 4 * MIB

@@ -150,6 +150,8 @@ class Link:
         self.overflowed_at = -limits.OVERFLOW_DWELL_SECONDS
         self.overflows = 0
         self.overflow_blocks = 0
+        self.last_resync: tuple[int, int, int] | None = None
+        """Blocks in all, blocks done and bytes sent of the last transaction that ended."""
         self.confirming_transaction = False
         """Confirmed up to inside a transaction: its records do not move the durable sequence."""
         self.received_sequence = 0
@@ -651,6 +653,8 @@ class Link:
         transaction = self.transaction
         assert transaction is not None and transaction.id == end.transaction
         self.resync.cancel()
+        total = transaction.blocks_total
+        self.last_resync = (total, total, transaction.bytes_sent)
         self.transaction = None
         self.confirming_transaction = False
         self.synced_once = True
@@ -661,6 +665,49 @@ class Link:
             self.durable_sequence = end.history.position.sequence
             self.received_sequence = max(self.received_sequence, self.durable_sequence)
         self.group.emit(Report(self.index, "resynced", f"consistent at {self.base}"))
+
+    # --- controls (DESIGN: the seed's ioctls) --------------------------------------------------
+
+    def reconnect(self, now: float) -> None:
+        """Connect now, without waiting for the back-off."""
+        if self.connection in _RETRIED:
+            self.backoff = limits.BACKOFF_SECONDS_MIN
+            self.retry_at = now
+
+    def kill(self, now: float) -> None:
+        """Drop queue and session at once; what they held goes into the table."""
+        if self.connection is Connection.DISABLED:
+            return
+        self.lose("killed by the operator", now)
+        self.fold()
+        self.replicate_by(Replication.TABLE, "killed by the operator")
+
+    def disable(self, now: float) -> None:
+        """Stop the link and forget its table; ``enable`` then starts from a comparison."""
+        self.lose("disabled by the operator", now)
+        self.fold()
+        self.table.clear()
+        self.unverified.clear()
+        self.must_compare = True
+        self.replicate_by(Replication.TABLE, "disabled by the operator")
+        self._connect_state(Connection.DISABLED, "disabled by the operator")
+        self.group.confirmed(now)
+
+    def enable(self, now: float) -> None:
+        """Put a disabled link to work: nothing is known of what the replica lacks."""
+        if self.connection is Connection.DISABLED:
+            self.table.fill(self.group.sizes)
+            self.must_compare = True
+            self.degraded = self.options.mode is not Mode.ASYNC
+            self._connect_state(Connection.WAITING, "enabled by the operator")
+            self.retry_at = now
+
+    def resync_from_primary(self, now: float) -> None:
+        """The operator declares the primary's content the truth after it lost power."""
+        if self.lost_power:
+            self.lost_power = False
+            self.group.emit(Report(self.index, "resync from primary", "declared by the operator"))
+        self.reconnect(now)
 
     # --- sending -------------------------------------------------------------------------------
 

@@ -1,0 +1,128 @@
+"""What both daemons share: the loop, signals, the lock on the state directory, the control socket.
+
+One rule: SIGTERM and SIGINT are a clean stop, a second one changes nothing.
+"""
+
+import asyncio
+import collections
+import contextlib
+import importlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+
+from pratima_iscsi import limits
+from pratima_iscsi.control.status import Alarm
+from pratima_iscsi.edges.directory import DiskDirectory
+
+LOG = logging.getLogger("pratima")
+
+
+def run_loop(main: Coroutine[object, object, int]) -> int:
+    """Run a daemon's main coroutine, on uvloop where it is installed; its exit code."""
+    with contextlib.suppress(ImportError):
+        uvloop = importlib.import_module("uvloop")
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(main)
+    with asyncio.Runner() as runner:
+        return runner.run(main)
+
+
+def until_signalled(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
+    """An event that the first SIGTERM or SIGINT sets."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+def node_id(directory: DiskDirectory) -> bytes:
+    """This node's id, 16 bytes, made at the first start and kept in its state directory."""
+    name = "node"
+    if directory.exists(name):
+        file = directory.open(name)
+        value = file.pread(16, 0)
+        file.close()
+        if any(value):
+            return value
+    file = directory.open(name + ".new", create=True)
+    value = secrets.token_bytes(16)
+    file.pwrite(value, 0)
+    file.fdatasync()
+    file.close()
+    directory.rename(name + ".new", name)
+    directory.sync()
+    return value
+
+
+def log_to_stderr() -> None:
+    """Quiet, structured, one line per state change."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+    )
+
+
+class Events:
+    """State changes: logged, and the alarms among them kept for status."""
+
+    def __init__(self) -> None:
+        self._alarms: collections.deque[tuple[float, str, str]] = collections.deque(
+            maxlen=limits.ALARMS_KEPT
+        )
+
+    def note(self, where: str, event: str, reason: str, *, alarm: bool) -> None:
+        """Something changed."""
+        LOG.log(
+            logging.WARNING if alarm else logging.INFO,
+            "%s: %s: %s",
+            where,
+            event,
+            printable(reason),
+        )
+        if alarm:
+            self._alarms.append((time.monotonic(), event, reason))
+
+    def alarms(self) -> tuple[Alarm, ...]:
+        """The latest alarms, newest last."""
+        now = time.monotonic()
+        return tuple(
+            Alarm(event, printable(reason), round(now - at, 1))
+            for at, event, reason in self._alarms
+        )
+
+
+def printable(text: str) -> str:
+    """``text`` without control characters and within its limit: it may come from a peer."""
+    clean = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return clean[: limits.REASON_CHARACTERS_MAX]
+
+
+def say_ready(line: str) -> None:
+    """Tell whoever started the daemon that it serves: one line, and systemd's READY."""
+    print(line, flush=True)
+    address = os.environ.get("NOTIFY_SOCKET")
+    if address:
+        notify(address, "READY=1")
+
+
+def notify(address: str, state: str) -> None:
+    """Send ``state`` to systemd's socket (sd_notify(3))."""
+    target = "\0" + address[1:] if address.startswith("@") else address
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender,
+        contextlib.suppress(OSError),
+    ):
+        sender.sendto(state.encode(), target)
+
+
+def state_directory(path: Path) -> DiskDirectory:
+    """The daemon's own directory, locked; made where there is none."""
+    return DiskDirectory.open_at(path, create=True)

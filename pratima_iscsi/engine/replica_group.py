@@ -1,0 +1,257 @@
+"""A group at work at its replica: the Sink's state machine over the real store and its two threads.
+
+The journal thread writes and syncs, the apply thread applies and checkpoints; each has one job at a
+time, and both come back through the loop. One rule: an error of the disk makes the group FAILED and
+never an acknowledgement; only a lack of room is waited for.
+"""
+
+import asyncio
+import errno
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from pratima_iscsi import limits
+from pratima_iscsi.edges.replica_store import ReplicaStore
+from pratima_iscsi.edges.volume import Volume
+from pratima_iscsi.engine.standing import standing_of
+from pratima_iscsi.errors import PratimaError
+from pratima_iscsi.replication import sink as sk
+from pratima_iscsi.replication.messages import Closed, Hello, Message, Ping
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+Tell = Callable[[bytes, Message], None]
+Listener = Callable[[str, sk.Notice], None]
+
+
+class ReplicaGroup:
+    """Runs one Sink. Every method is called on the loop."""
+
+    def __init__(
+        self,
+        name: str,
+        store: ReplicaStore,
+        volumes: Sequence[Volume],
+        *,
+        node: bytes,
+        blank: bool,
+        credit: int,
+        journal_bytes: int,
+        loop: asyncio.AbstractEventLoop,
+        tell: Tell,
+        notice: Listener,
+    ) -> None:
+        self.name = name
+        self.store = store
+        self.volumes = volumes
+        self.node = node
+        self.journal_bytes = journal_bytes
+        self._loop = loop
+        self._tell = tell
+        self._notice = notice
+        self._journal = ThreadPoolExecutor(1, f"{name}-journal")
+        self._apply = ThreadPoolExecutor(1, f"{name}-apply")
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = float("inf")
+        self._turning = False
+        self._closed = False
+        state = store.state
+        self.sink = sk.Sink(
+            standing_of(state),
+            node=node,
+            sizes=[volume.size for volume in volumes],
+            applied=state.applied,
+            credit=credit,
+            blank=blank,
+            failure=state.failed,
+            new_nonce=lambda: secrets.token_bytes(16),
+            journal_room=store.journal_room,
+            staging_room=store.staging_room,
+        )
+
+    # --- events --------------------------------------------------------------------------------
+
+    def hello(self, peer: bytes, user: str, message: Hello) -> None:
+        """A source greets this group."""
+        self.sink.hello(peer, user, message, time.monotonic())
+        self.turn()
+
+    def control(self, peer: bytes, message: Ping | Closed) -> None:
+        """A message inside a session."""
+        self.sink.control(peer, message, time.monotonic())
+        self.turn()
+
+    def frame(self, frame: memoryview, user: str) -> None:
+        """A frame of the data channel."""
+        self.sink.frame(frame, user, time.monotonic())
+        self.turn()
+
+    def violation(self, reason: str) -> None:
+        """The peer of the session sent what is no message."""
+        self.sink.close(reason)
+        self.turn()
+
+    def turn(self) -> None:
+        """Carry out the effects, and see to the next tick."""
+        if self._turning or self._closed:
+            return
+        self._turning = True
+        try:
+            while effects := self.sink.take_effects():
+                for effect in effects:
+                    self._carry_out(effect)
+        finally:
+            self._turning = False
+        self._arm()
+
+    def _arm(self) -> None:
+        now = time.monotonic()
+        due = self.sink.next_timer(now)
+        if due >= self._timer_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = due
+        self._timer = self._loop.call_later(max(0.0, due - now), self._tick)
+
+    def _tick(self) -> None:
+        self._timer, self._timer_at = None, float("inf")
+        self.sink.tick(time.monotonic())
+        self.turn()
+
+    # --- effects -------------------------------------------------------------------------------
+
+    def _carry_out(self, effect: sk.SinkEffect) -> None:
+        match effect:
+            case sk.Tell():
+                self._tell(effect.peer, effect.message)
+            case sk.Notice():
+                self._notice(self.name, effect)
+            case sk.WriteJournal():
+                self._journal.submit(self._write_journal, effect)
+            case sk.Release():
+                self._journal.submit(self._release, effect.upto)
+            case sk.Bind():
+                self._journal.submit(self._bind, effect)
+            case sk.Apply():
+                self._apply.submit(self._apply_upto, effect.upto)
+            case sk.Checkpoint():
+                self._apply.submit(self._checkpoint)
+
+    def _back(self, event: Callable[[], None]) -> None:
+        """From a thread: run ``event`` and a turn on the loop."""
+
+        def run() -> None:
+            event()
+            self.turn()
+
+        self._loop.call_soon_threadsafe(run)
+
+    def _failed(self, what: str, error: Exception) -> None:
+        reason = f"{what}: {getattr(error, 'strerror', None) or error}"
+        self._back(lambda: self.sink.fail(reason[: limits.REASON_CHARACTERS_MAX]))
+
+    # In the journal thread.
+
+    def _write_journal(self, effect: sk.WriteJournal) -> None:
+        try:
+            for frame in effect.frames:
+                self.store.append(frame, effect.mark)
+            self._back(lambda: self.sink.journal_written(time.monotonic()))
+            if effect.sync:
+                self.store.sync()
+        except (OSError, PratimaError) as error:
+            self._failed("the journal cannot be written", error)
+            return
+        self._back(lambda: self.sink.journal_done(effect.sync, time.monotonic()))
+
+    def _release(self, upto: int) -> None:
+        try:
+            self.store.release(upto)
+        except (OSError, PratimaError) as error:
+            self._failed("the journal cannot be reused", error)
+            return
+        self._back(lambda: self.sink.released(time.monotonic()))
+
+    def _bind(self, effect: sk.Bind) -> None:
+        try:
+            for volume, (_, size) in zip(self.volumes, effect.volumes, strict=True):
+                if volume.size != size:
+                    volume.truncate(size)
+            self.store.bind(effect.group, effect.name, effect.volumes, self.node)
+        except (OSError, PratimaError) as error:
+            self._failed("the replica cannot be bound", error)
+            return
+        self._back(lambda: self.sink.bound(effect, time.monotonic()))
+
+    # In the apply thread.
+
+    def _apply_upto(self, upto: int) -> None:
+        try:
+            applied = self.store.apply(upto)
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                reason = f"the replica has no room: {error.strerror}"
+                self._back(lambda: self.sink.apply_blocked(reason, time.monotonic()))
+            else:
+                self._failed("the replica's volume cannot be written", error)
+            return
+        except PratimaError as error:
+            self._failed("the journal cannot be applied", error)
+            return
+        answers = [(a.transaction, a.verify, a.differing) for a in applied.answers]
+        self._back(
+            lambda: self.sink.applied(applied.index, applied.frame_bytes, answers, time.monotonic())
+        )
+
+    def _checkpoint(self) -> None:
+        try:
+            self.store.heard(time.time_ns())
+            upto = self.store.checkpoint()
+        except (OSError, PratimaError) as error:
+            self._failed("the replica's volume cannot be synced", error)
+            return
+        self._back(lambda: self.sink.checkpointed(upto, time.monotonic()))
+
+    # --- the end -------------------------------------------------------------------------------
+
+    def begin_close(self) -> None:
+        """End the session and take nothing more."""
+        self.sink.close("the replica stops")
+        self.turn()
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def finish(self) -> None:
+        """Off the loop, after ``begin_close``: let the jobs under way end, checkpoint, release."""
+        self._journal.shutdown(wait=True)
+        self._apply.shutdown(wait=True)
+        if self.store.state.bound and not self.sink.failure:
+            try:
+                self.store.checkpoint()
+            except (OSError, PratimaError) as error:
+                self._notice(self.name, sk.Notice("failed", f"last checkpoint: {error}", True))
+        self.store.close()
+        for volume in self.volumes:
+            volume.close()
+
+
+def is_blank(volume: Volume, bytes_max: int = limits.BLANK_BYTES_MAX) -> bool:
+    """Whether a volume reads as zeros, as far as a look of ``bytes_max`` bytes can tell.
+
+    A file's holes cost nothing to pass; of a device, only the first bytes and the last are read.
+    """
+    at = read = 0
+    while at < volume.size and read < bytes_max:
+        allocated, length = volume.allocated(at, volume.size - at)
+        if allocated:
+            length = min(length, limits.MIB)
+            read += length
+            if volume.pread(length, at).strip(b"\0"):
+                return False
+        at += length
+    tail = min(volume.size, limits.MIB)
+    return not volume.pread(tail, volume.size - tail).strip(b"\0")

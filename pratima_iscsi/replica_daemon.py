@@ -1,0 +1,228 @@
+"""The replica daemon: keeps groups of many primaries, answers for them, applies their order.
+
+A process: options in, composition, signals; no logic of its own. One rule: what belongs to no group
+of this daemon is refused by name.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Sequence
+
+from pratima_iscsi import __version__, limits
+from pratima_iscsi.control.options import ReplicaDaemonOptions, group_directory
+from pratima_iscsi.control.options import ReplicaGroup as GroupOptions
+from pratima_iscsi.control.service import answer
+from pratima_iscsi.control.status import NodeStatus
+from pratima_iscsi.edges.control_socket import ControlServer
+from pratima_iscsi.edges.directory import DiskDirectory
+from pratima_iscsi.edges.link_replica import ReplicaEndpoint
+from pratima_iscsi.edges.link_sockets import LinkContext
+from pratima_iscsi.edges.replica_store import ReplicaStore
+from pratima_iscsi.edges.volume import Volume
+from pratima_iscsi.engine.process import (
+    Events,
+    log_to_stderr,
+    node_id,
+    run_loop,
+    say_ready,
+    state_directory,
+    until_signalled,
+)
+from pratima_iscsi.engine.replica_group import ReplicaGroup, is_blank
+from pratima_iscsi.engine.replica_status import replica_status
+from pratima_iscsi.errors import RemoteProtocolError, StateError
+from pratima_iscsi.replication import sink as sk
+from pratima_iscsi.replication.messages import Closed, Hello, Message, Ping, Refused, ToReplica
+from pratima_iscsi.replication.wire import HEADER, PROTOCOL_VERSION
+
+
+def run(options: ReplicaDaemonOptions) -> int:
+    """Keep the replicas until SIGTERM or SIGINT; the exit code. Raises OperatorError."""
+    log_to_stderr()
+    return run_loop(_main(options))
+
+
+class ReplicaDaemon:
+    """The groups of one replica daemon and the endpoint that they share."""
+
+    def __init__(self, options: ReplicaDaemonOptions, directory: DiskDirectory) -> None:
+        self.options = options
+        self.events = Events()
+        self.started = time.monotonic()
+        self._directory = directory
+        self._node = node_id(directory)
+        self._loop = asyncio.get_running_loop()
+        self._context = LinkContext()
+        self._groups: dict[str, ReplicaGroup] = {}
+        self._directories: list[DiskDirectory] = []
+        self._sessions: dict[bytes, ReplicaGroup] = {}
+        """The group that a peer last greeted, by ROUTER id; at most CONNECTIONS_MAX."""
+        self._endpoint = ReplicaEndpoint(
+            self._context,
+            self,
+            options.listen,
+            options.data_listen,
+            keys=options.keys,
+            allowed=options.allowed,
+        )
+
+    # --- life ----------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Recover every group, then listen."""
+        for group in self.options.groups:
+            self._groups[group.name] = self._open_group(group)
+        await self._endpoint.open()
+        for opened in self._groups.values():
+            opened.turn()
+
+    def _open_group(self, group: GroupOptions) -> ReplicaGroup:
+        directory = DiskDirectory.open_at(
+            group_directory(self.options.state, group.name), create=True
+        )
+        self._directories.append(directory)
+        volumes = [
+            Volume.open(volume.path, size=volume.size, create=True) for volume in group.volumes
+        ]
+        store = ReplicaStore.open(directory, volumes, journal_bytes=self.options.journal_bytes)
+        if store.state.bound and store.state.group_name != group.name:
+            raise StateError(
+                f"{directory.path} holds group {store.state.group_name!r}",
+                f"start with --group {store.state.group_name}, or name another --state",
+            )
+        blank = group.overwrite or store.state.bound or all(map(is_blank, volumes))
+        credit = min(limits.CREDIT_BYTES_MAX, limits.CREDITS_BYTES_MAX // len(self.options.groups))
+        return ReplicaGroup(
+            group.name,
+            store,
+            volumes,
+            node=self._node,
+            blank=blank,
+            credit=credit,
+            journal_bytes=self.options.journal_bytes,
+            loop=self._loop,
+            tell=self._tell,
+            notice=self._notice,
+        )
+
+    async def close(self) -> None:
+        """A clean stop."""
+        for group in self._groups.values():
+            group.begin_close()
+        for group in self._groups.values():
+            await self._loop.run_in_executor(None, group.finish)
+        self._endpoint.close()
+        self._context.close()
+        for directory in self._directories:
+            directory.close()
+
+    # --- the endpoint's handler ----------------------------------------------------------------
+
+    def _tell(self, peer: bytes, message: Message) -> None:
+        self._endpoint.send_control(peer, message)
+
+    def _notice(self, group: str, notice: sk.Notice) -> None:
+        self.events.note(f"group {group}", notice.event, notice.reason, alarm=notice.alarm)
+
+    def on_control(self, peer: bytes, user: str | None, message: ToReplica) -> None:
+        """A source sent a control message."""
+        if isinstance(message, Hello):
+            group = self._groups.get(message.group_name)
+            if group is None:
+                reason = f"this replica keeps no group {message.group_name!r}"
+                refusal = Refused(PROTOCOL_VERSION, message.attempt, "group", reason)
+                self._tell(peer, refusal)
+                return
+            if len(self._sessions) >= limits.CONNECTIONS_MAX:
+                self._sessions.pop(next(iter(self._sessions)))
+            self._sessions[peer] = group
+            group.hello(peer, user or "", message)
+        elif isinstance(message, Ping | Closed):
+            known = self._sessions.get(peer)
+            if known is not None:
+                known.control(peer, message)
+
+    def on_frame(self, frame: memoryview, user: str | None) -> None:
+        """A frame arrived on the data port."""
+        group_id = HEADER.unpack_from(frame)[5] if len(frame) >= HEADER.size else b""
+        for group in self._groups.values():
+            if group.sink.standing.group == group_id:
+                group.frame(frame, user or "")
+                return
+
+    def on_violation(
+        self, peer: bytes | None, user: str | None, error: RemoteProtocolError
+    ) -> None:
+        """A peer sent what is no message: its session ends."""
+        self.events.note("link", "violation", str(error), alarm=False)
+        if peer is not None and (group := self._sessions.get(peer)) is not None:
+            group.violation(str(error))
+
+    # --- what the control socket asks ----------------------------------------------------------
+
+    def status(self, group: str) -> NodeStatus:
+        """How the groups stand."""
+        return NodeStatus(
+            version=__version__,
+            pid=os.getpid(),
+            uptime_seconds=round(time.monotonic() - self.started, 1),
+            groups=tuple(
+                replica_status(known, self.events.alarms()) for known in self._chosen(group)
+            ),
+        )
+
+    def _chosen(self, group: str) -> Sequence[ReplicaGroup]:
+        if not group:
+            return tuple(self._groups.values())
+        if group not in self._groups:
+            raise StateError(
+                f"there is no group {group!r} here", f"its groups are: {', '.join(self._groups)}"
+            )
+        return (self._groups[group],)
+
+    def _not_here(self) -> str:
+        raise StateError(
+            "this node is a replica: its primary decides about the link",
+            "give the command on the primary",
+        )
+
+    def resync(self, group: str, replica: str, from_primary: bool) -> str:
+        """Refused: a replica does not resync itself."""
+        return self._not_here()
+
+    def kill(self, group: str, replica: str) -> str:
+        """Refused: see ``resync``."""
+        return self._not_here()
+
+    def reconnect(self, group: str, replica: str) -> str:
+        """Refused: see ``resync``."""
+        return self._not_here()
+
+    def enable(self, group: str, replica: str) -> str:
+        """Refused: see ``resync``."""
+        return self._not_here()
+
+    def disable(self, group: str, replica: str) -> str:
+        """Refused: see ``resync``."""
+        return self._not_here()
+
+
+async def _main(options: ReplicaDaemonOptions) -> int:
+    loop = asyncio.get_running_loop()
+    stop = until_signalled(loop)
+    directory = state_directory(options.state)
+    daemon = ReplicaDaemon(options, directory)
+    await daemon.open()
+
+    async def answered(data: bytes) -> bytes:
+        return answer(daemon, data)
+
+    control = ControlServer(answered)
+    await control.open(options.state)
+    say_ready(f"replica: listening on {options.listen}, data on {options.data_listen}")
+    await stop.wait()
+    await control.close()
+    await daemon.close()
+    directory.close()
+    return 0

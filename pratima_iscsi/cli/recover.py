@@ -8,7 +8,7 @@ import click
 
 from pratima_iscsi.cli.common import ANY_PATH, state_option
 from pratima_iscsi.control.config import checked_group
-from pratima_iscsi.control.options import group_directory
+from pratima_iscsi.control.options import group_directory, groups_directory
 from pratima_iscsi.edges.directory import DiskDirectory
 from pratima_iscsi.edges.replica_state import STATE_NAME, ReplicaState
 from pratima_iscsi.edges.replica_store import ReplicaStore
@@ -60,7 +60,7 @@ def _directories(state: Path, group: str) -> list[Path]:
         return [group_directory(state, checked_group(group))]
     if (state / STATE_NAME).is_file():  # a copy of one group's directory alone
         return [state]
-    groups = group_directory(state, "").resolve()
+    groups = groups_directory(state)
     found = sorted(path for path in groups.iterdir() if path.is_dir()) if groups.is_dir() else []
     if not found:
         raise StateError(

@@ -96,7 +96,11 @@ class ReplicaDaemonOptions:
     """Name by public key of the primaries that may connect; empty: plain, on loopback."""
 
 
+def groups_directory(state: Path) -> Path:
+    """Where the groups' directories lie in a daemon's state directory."""
+    return state / "groups"
+
+
 def group_directory(state: Path, group: str) -> Path:
-    """Where a group's own state lies below a daemon's state directory; the name is a checked one
-    (options and ``checked_group`` give no other)."""
-    return state / "groups" / group
+    """A group's own state; the name is a checked one (``config.checked_group`` gives no other)."""
+    return groups_directory(state) / group

@@ -7,6 +7,7 @@ its list, and a replica daemon starts only after a random key was seen to be ref
 
 import asyncio
 import ipaddress
+import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -63,7 +64,7 @@ def check_public_key(key: str) -> str:
     try:
         if len(key) == KEY_CHARACTERS and len(z85.decode(key.encode("ascii"))) == 32:
             return key
-    except (ValueError, KeyError, ArithmeticError):
+    except (ValueError, KeyError, struct.error):
         pass
     raise UsageError(
         f"{key[:KEY_CHARACTERS]!r} is not a public key of 40 characters",

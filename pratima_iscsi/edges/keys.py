@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pratima_iscsi.edges.curve import KEY_CHARACTERS, CurveKeys, check_public_key, generate_keys
+from pratima_iscsi.edges.curve import CurveKeys, check_public_key, generate_keys
 from pratima_iscsi.errors import StateError, UsageError
 from pratima_iscsi.limits import ALLOWED_KEYS_MAX, KEY_FILE_BYTES_MAX, NAME_BYTES_MAX
 
@@ -53,8 +53,6 @@ class AllowList:
 def write_keys(path: Path, name: str = "") -> CurveKeys:
     """Make a pair; the file (0600) and ``path``.pub must not exist. Raises StateError."""
     keys = generate_keys()
-    while keys.public.startswith("#"):  # it would look like a comment in other tools' eyes
-        keys = generate_keys()
     public = path.with_name(path.name + ".pub")
     _create(public, allow_line(keys.public, name), 0o644)
     try:
@@ -90,8 +88,8 @@ def read_allow_list(path: Path) -> AllowList:
     names: dict[str, str] = {}
     for number, line in enumerate(_read(path, "allow-list", private=False).splitlines(), 1):
         key, _, name = line.strip().partition(" ")
-        # '#' is also a character of Z85: a word as long as a key is one, whatever it begins with.
-        if not key or (key.startswith("#") and len(key) != KEY_CHARACTERS):
+        # '#' is a character of Z85 too, but its greatest digit: no 32 bits begin with it.
+        if not key or key.startswith("#"):
             continue
         try:
             check_public_key(key)

@@ -117,8 +117,8 @@ class Dial:
             return False
         sent = self._try_send(message)
         if not sent and readiness(self._socket) & zmq.POLLOUT:
-            # libzmq looks at what its I/O thread tells it only now and then while sending; EVENTS
-            # makes it look, and there was room.
+            # While sending, libzmq looks only now and then at what its I/O thread has told it: room
+            # in the queue, or the connection itself. EVENTS made it look.
             sent = self._try_send(message)
         if self._reader is not None:
             self._reader.check()
@@ -184,9 +184,6 @@ class Dial:
         if self.ready or not self._open:
             return
         self._timer.cancel()
-        # The pipe of this connection is in the socket's mailbox by now; EVENTS takes it out, so
-        # that a send right away does not find the socket without one.
-        readiness(self._socket)
         self.ready = True
         self._on_ready()
 

@@ -116,6 +116,23 @@ def test_a_peer_of_another_kind_is_named(answer: Answer, reason: str) -> None:
     run(main())
 
 
+async def _old_zmtp(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """What ZMTP 1 takes for an identity of 72 bytes and then messages, and a browser for HTTP."""
+    await reader.read(1)
+    writer.write(b"HTTP/1.1 200 OK\r\n".ljust(73, b"-") + b"\x05\x00nope" * 100)
+    await reader.read()
+
+
+def test_nothing_that_an_older_protocol_would_pass_is_taken_for_a_message() -> None:
+    async def main() -> None:
+        async with server(_old_zmtp) as address, source(address, address) as near:
+            near.link.connect()
+            await near.told.until(lambda: near.told.downs)
+            assert (near.told.ups, near.told.violations) == (0, [])
+
+    run(main())
+
+
 def test_a_replica_is_recognised_by_the_probe() -> None:
     async def main() -> None:
         async with replica() as far:

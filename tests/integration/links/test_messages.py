@@ -98,14 +98,39 @@ def test_frames_arrive_in_order_and_whole(loop: str) -> None:
 
 def test_a_frame_may_be_reused_once_it_was_sent() -> None:
     async def main() -> None:
-        async with pair() as (near, far):
-            buffer = bytearray(frame(1, 1 << 20))
-            assert near.link.send_frame(buffer)
-            buffer[:] = frame(2, 1 << 20)
-            await far.told.until(lambda: far.told.frames)
-            assert number_of(far.told.frames[0]) == 1
+        async with (
+            replica() as far,
+            proxy(far.endpoint.data_address) as (middle, address),
+            source(far.endpoint.control_address, address) as near,
+        ):
+            await near.session()
+            middle.hold()
+            buffer = bytearray(1 << 20)
+            for n in range(20):
+                buffer[:] = frame(n, 1 << 20)
+                assert near.link.send_frame(buffer)
+            middle.flow()
+            await far.told.until(counts(far.told.frames, 20))
+            assert [*map(number_of, far.told.frames)] == [*range(20)]
 
     run(main())
+
+
+@loops
+def test_a_connection_takes_messages_as_soon_as_it_is_told_of(loop: str) -> None:
+    async def main() -> None:
+        async with replica() as far, source_of(far) as near:
+            taken: list[bool] = []
+            near.told.on_up = lambda: taken.append(near.link.send_control(hello()))
+            near.told.on_data_ready = lambda: taken.append(near.link.send_frame(frame(1)))
+            for n in range(1, 21):
+                near.link.connect()
+                near.link.open_session()
+                await far.told.until(counts(far.told.messages, n))
+                await far.told.until(counts(far.told.frames, n))
+            assert taken == [True] * 40
+
+    run(main(), loop)
 
 
 @loops

@@ -109,7 +109,7 @@ class SourceGroup:
 
     def _arm(self, now: float) -> None:
         """See to it that ``tick`` comes in time; a timer that is early enough is left alone."""
-        due = self.backstore.next_timer(now)
+        due = max(now, self.backstore.next_timer(now))
         if due >= self._timer_at:
             return
         if self._timer is not None:

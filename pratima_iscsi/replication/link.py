@@ -577,8 +577,9 @@ class Link:
             self.lose(reason, now)
 
     def reachable(self, now: float) -> None:
-        """The control connection stands: greet now, unless the replica was just asked."""
-        if self.connection is Connection.WAITING:
+        """The control connection stands: greet now; what was sent before it stood is lost."""
+        if self.connection in (Connection.WAITING, Connection.GREETING):
+            self.connection = Connection.WAITING
             self.retry_at = now
 
     def unreachable(self, reason: str, now: float) -> None:
@@ -664,6 +665,7 @@ class Link:
         if end.history.position.generation == self.group.history.position.generation:
             self.durable_sequence = end.history.position.sequence
             self.received_sequence = max(self.received_sequence, self.durable_sequence)
+        self.reason = f"in step since {self.base}"
         self.group.emit(Report(self.index, "resynced", f"consistent at {self.base}"))
 
     # --- controls (DESIGN: the seed's ioctls) --------------------------------------------------

@@ -6,7 +6,6 @@ to the end; what was measured until then is printed.
 
 import argparse
 import json
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,8 +27,6 @@ def missing_packages(subjects: Sequence[str]) -> list[str]:
     missing = client.missing_packages()
     if TGTD in subjects:
         missing += tgtd.missing_packages()
-    if not shutil.which("iscsi-ls"):
-        missing.append("libiscsi-bin")
     return missing
 
 

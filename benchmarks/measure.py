@@ -19,6 +19,7 @@ from benchmarks.bars import AGAIN, Memory, Sample
 from benchmarks.client import Client, Workload
 from benchmarks.processes import (
     CLOCK_TICKS,
+    MeasurementFailed,
     cpu_seconds,
     forget_memory_peak,
     memory_bytes,
@@ -131,13 +132,16 @@ def _sample(
     state_before = subject.prepare()
     busy_before, own_before = _busy_seconds(), _own_seconds(subject)
     target_before, begun = cpu_seconds(subject.pid), time.monotonic()
-    figures = client.for_a_time(
-        subject.url,
-        workload,
-        warm_seconds=options.warm_seconds,
-        seconds=options.seconds,
-        seed=options.seed + round_number,
-    )
+    try:
+        figures = client.for_a_time(
+            subject.url,
+            workload,
+            warm_seconds=options.warm_seconds,
+            seconds=options.seconds,
+            seed=options.seed + round_number,
+        )
+    except MeasurementFailed as error:
+        raise MeasurementFailed(f"{label}: {error}{subject.said()}") from error
     took = time.monotonic() - begun
     target_used = cpu_seconds(subject.pid) - target_before
     foreign = (_busy_seconds() - busy_before) - (_own_seconds(subject) - own_before)

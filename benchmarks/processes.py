@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Final, Self
 
 POLL_SECONDS: Final = 0.02
+PORT_TRIES_MAX: Final = 100
 STOP_SECONDS_MAX: Final = 15.0
 CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
 
@@ -103,12 +104,17 @@ def pinning(cpu: int | None) -> list[str]:
     return words
 
 
-def free_port() -> int:
-    """A port of the loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def free_port(count: int = 1) -> int:
+    """The first of ``count`` neighbouring ports of the loopback that nobody listens on now."""
+    for _ in range(PORT_TRIES_MAX):
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError, OverflowError):
+            first = 0
+            for number in range(count):
+                probe = stack.enter_context(socket.socket())
+                probe.bind(("127.0.0.1", first + number if first else 0))
+                first = first or probe.getsockname()[1]
+            return first
+    raise MeasurementFailed(f"no {count} free ports side by side")
 
 
 def wait_for(

@@ -20,11 +20,12 @@ from benchmarks.processes import MeasurementFailed, Pinned, answers, free_port, 
 TARGET_CPU: Final = 0
 """The client's too: a target that needs more of it leaves less to the client."""
 REPLICA_CPU: Final = 1
-COMMAND: Final = Path(sys.executable).with_name("pratima")
-"""As installed beside the Python that runs this."""
+COMMAND: Final = (sys.executable, "-m", "pratima_iscsi")
+TARGET_NAME: Final = "iqn.2026-11.org.example:pratima"
 READY_SECONDS_MAX: Final = 30.0
 SETTLE_SECONDS_MAX: Final = 180.0
 ASK_SECONDS_MAX: Final = 20.0
+SAID_CHARACTERS_MAX: Final = 4000
 SETTLED: Final = "SYNCED"
 NO_LINK: Final = "-"
 
@@ -59,6 +60,9 @@ class Subject(Protocol):
     def state(self) -> str:
         """The link's state now, ``-`` where there is no link."""
 
+    def said(self) -> str:
+        """The last that its daemons wrote, for the message of a measurement that failed."""
+
 
 class TgtdSubject:
     """tgtd on one volume."""
@@ -78,6 +82,10 @@ class TgtdSubject:
         """It has no link."""
         return NO_LINK
 
+    def said(self) -> str:
+        """Its log is its own."""
+        return ""
+
 
 class PratimaSubject:
     """``pratima serve`` on one volume, with ``pratima replica`` unless its name is ALONE."""
@@ -86,15 +94,14 @@ class PratimaSubject:
         self.name = name
         self._directory = directory
         self._port = free_port()
-        self._replica_port = free_port()
+        self._replica_port = free_port(2)  # control, and data right above it
         self._stack = ExitStack()
         self._replica: Pinned | None = None
         words = [
-            *("--portal", f"127.0.0.1:{self._port}"),
+            *("--portal", f"127.0.0.1:{self._port}", "--iqn", TARGET_NAME),
             *("--volume", str(directory / "volume"), "--size", str(size_bytes)),
         ]
         if name != ALONE:
-            _sparse(directory / "replica-volume", size_bytes)
             self._start_replica()
             words += ["--replica", f"127.0.0.1:{self._replica_port}", "--mode", "async"]
             words += ["--log-limit", str(log_limit_bytes)]
@@ -106,7 +113,7 @@ class PratimaSubject:
             )
         )
         wait_for(lambda: answers(self._port), READY_SECONDS_MAX, [self._target], name)
-        self.url = f"iscsi://127.0.0.1:{self._port}/{_target_name(self._port)}/0"
+        self.url = f"iscsi://127.0.0.1:{self._port}/{TARGET_NAME}/0"
 
     @property
     def pid(self) -> int:
@@ -143,6 +150,15 @@ class PratimaSubject:
         if self.name == ALONE:
             return NO_LINK
         return str(self._link().get("state", "no answer"))
+
+    def said(self) -> str:
+        """The ends of both logs."""
+        logs = (self._directory / "serve.log", self._directory / "replica.log")
+        return "".join(
+            f"\n--- {path.name}\n{path.read_text(errors='replace')[-SAID_CHARACTERS_MAX:]}"
+            for path in logs
+            if path.exists()
+        )
 
     def close(self) -> None:
         """End both daemons."""
@@ -199,24 +215,9 @@ def started(
 
 
 def _pratima(verb: str, state: Path, *words: str) -> list[str]:
-    return [str(COMMAND), verb, "--state", str(state), *words]
+    return [*COMMAND, verb, "--state", str(state), *words]
 
 
 def _sparse(path: Path, size_bytes: int) -> None:
     with path.open("wb") as volume:
         volume.truncate(size_bytes)
-
-
-def _target_name(port: int) -> str:
-    """What discovery says, asked with libiscsi's own tool."""
-    said = subprocess.run(
-        ["iscsi-ls", f"iscsi://127.0.0.1:{port}"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=ASK_SECONDS_MAX,
-    )
-    names = [line[7:].split()[0] for line in said.stdout.splitlines() if line.startswith("Target:")]
-    if not names:
-        raise MeasurementFailed(f"no target on port {port}: {said.stdout}{said.stderr}")
-    return names[0]

@@ -121,7 +121,8 @@ def _check(*command: str) -> None:
     assert ended.returncode == 0, f"{' '.join(command)}: {ended.stdout}{ended.stderr}"
 
 
-pytestmark = pytest.mark.guest
+# Longer than the guest's own limits, so that it is the lab that says what hung.
+pytestmark = [pytest.mark.guest, pytest.mark.timeout(1000)]
 
 
 def test_linux_logs_in_formats_mounts_checks_and_logs_out(session: Session) -> None:

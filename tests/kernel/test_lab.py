@@ -13,6 +13,7 @@ def test_a_missing_program_is_named_by_its_package() -> None:
 
 
 @pytest.mark.guest
+@pytest.mark.timeout(1000)
 def test_jobs_run_in_order_and_a_guest_that_dies_is_reported_with_its_console(
     tmp_path: Path, guest_possible: None
 ) -> None:

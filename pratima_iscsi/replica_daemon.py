@@ -20,6 +20,7 @@ from pratima_iscsi.edges.link_replica import ReplicaEndpoint
 from pratima_iscsi.edges.link_sockets import LinkContext
 from pratima_iscsi.edges.replica_store import ReplicaStore
 from pratima_iscsi.edges.volume import Volume
+from pratima_iscsi.edges.volume_paths import remember_volume_paths
 from pratima_iscsi.engine.process import (
     Events,
     log_to_stderr,
@@ -85,6 +86,7 @@ class ReplicaDaemon:
         volumes = [
             Volume.open(volume.path, size=volume.size, create=True) for volume in group.volumes
         ]
+        remember_volume_paths(directory.path, [volume.path for volume in volumes])
         store = ReplicaStore.open(directory, volumes, journal_bytes=self.options.journal_bytes)
         if store.state.bound and store.state.group_name != group.name:
             raise StateError(

@@ -1,6 +1,5 @@
 """``pratima replica``: the daemon that keeps copies of groups."""
 
-import importlib
 import sys
 from pathlib import Path
 
@@ -59,8 +58,10 @@ def command(context: click.Context, /, **options: object) -> None:
     SIGTERM and Ctrl-C are a clean stop. What is stored here can be looked at with pratima recover
     once the daemon has stopped.
     """
-    run = importlib.import_module("pratima_iscsi.replica_daemon").run
-    sys.exit(run(parse(context)))
+    parsed = parse(context)
+    from pratima_iscsi.replica_daemon import run  # what it pulls in is not needed for --help
+
+    sys.exit(run(parsed))
 
 
 def parse(context: click.Context) -> ReplicaDaemonOptions:

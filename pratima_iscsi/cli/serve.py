@@ -1,6 +1,5 @@
 """``pratima serve``: the target of one or more groups."""
 
-import importlib
 import sys
 from pathlib import Path
 
@@ -118,8 +117,10 @@ def command(context: click.Context, /, **options: object) -> None:
 
     SIGTERM and Ctrl-C are a clean stop: the next start goes on from there.
     """
-    run = importlib.import_module("pratima_iscsi.target_daemon").run
-    sys.exit(run(parse(context)))
+    parsed = parse(context)
+    from pratima_iscsi.target_daemon import run  # what it pulls in is not needed for --help
+
+    sys.exit(run(parsed))
 
 
 def parse(context: click.Context) -> ServeOptions:

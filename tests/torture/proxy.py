@@ -243,6 +243,11 @@ class FaultProxy:
             thread.join(CLOSE_SECONDS)
             assert not thread.is_alive(), "the proxy does not end"
 
+    @property
+    def holed(self) -> bool:
+        """Whether a blackhole has swallowed something of a connection that is still there."""
+        return any(connection.holed for connection in tuple(self._connections))
+
     # --- what a test asks for -------------------------------------------------------------------
 
     def inject(

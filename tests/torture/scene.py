@@ -32,6 +32,8 @@ from tests.torture.workload import Mix, Workload
 
 SYNC_SECONDS: Final = 90.0
 """How long a pair may take to be SYNCED once nothing disturbs it (I11)."""
+TWICE: Final = 0.25
+"""Share of the images that are recovered twice: it must change nothing."""
 VOLUME_BYTES: Final = 16 << 20
 BLOCK_BYTES: Final = 4096
 
@@ -166,8 +168,9 @@ class Scene:
     def _recovered(self, copied: Path, history: History, since: int, by: int) -> Shot:
         recovery = recover(copied / "state", copied / "volume.img")
         assert recovery.consistent, f"{copied.name} is not consistent: {recovery.said}"
-        again = recover(copied / "state", copied / "volume.img")
-        assert again.consistent, f"{copied.name}, recovered twice: {again.said}"
+        if self.random.random() < TWICE:
+            again = recover(copied / "state", copied / "volume.img")
+            assert again == recovery, f"{copied.name}: {recovery.said}; again: {again.said}"
         frozen = self.recorder.frozen(copied.name, since, by)
         (path,) = self.recorder.image_paths(copied.name)
         (copied / "volume.img").rename(path)

@@ -5,6 +5,7 @@ writes that are durable when they return, and what the file system knows of hole
 volume is used by one process at a time, and a call does the whole of its work or raises OSError.
 """
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -50,7 +51,7 @@ class Volume:
         self._nowait = True
         self._seeks_data = not self.is_block_device
         self._thin = (
-            _zeroes_offloaded(mode.st_rdev) if self.is_block_device else _punches(fd, self._size)
+            _zeroes_offloaded(mode.st_rdev) if self.is_block_device else _can_punch(path, fd)
         )
 
     @classmethod
@@ -351,10 +352,25 @@ def _punch(fd: int, offset: int, length: int) -> int:
             return code
 
 
-def _punches(fd: int, size: int) -> bool:
-    """Whether a file can be punched; tried behind its end, where there is nothing to lose."""
-    behind = -(-size // SECTOR_BYTES) * SECTOR_BYTES + MIB
-    return _punch(fd, behind, SECTOR_BYTES) == 0
+def _can_punch(path: Path, fd: int) -> bool:
+    """Whether a file can be punched.
+
+    Tried on a nameless file beside it, since even a punch that changes nothing moves the mtime, by
+    which the spill knows the volume. Where that cannot be, behind the file's own end.
+    """
+    status = os.fstat(fd)
+    with contextlib.suppress(OSError):
+        beside = os.open(path.resolve().parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            if os.fstat(beside).st_dev == status.st_dev:
+                return _punch(beside, 0, SECTOR_BYTES) == 0
+        finally:
+            os.close(beside)
+    behind = -(-status.st_size // SECTOR_BYTES) * SECTOR_BYTES + MIB
+    able = _punch(fd, behind, SECTOR_BYTES) == 0
+    with contextlib.suppress(OSError):  # another user's file keeps the new one
+        os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))
+    return able
 
 
 def _zeroes_offloaded(device: int) -> bool:

@@ -253,7 +253,7 @@ def test_what_cannot_be_punched_is_overwritten_with_zeros(
     volume.pwrite(b"p" * (3 * MIB), 0)
     volume.punch(1, 2 * MIB + 5)
     assert volume.pread(3 * MIB, 0) == b"p" + bytes(2 * MIB + 5) + b"p" * (MIB - 6)
-    assert not volume_module._punches(volume.fileno(), volume.size)
+    assert not volume_module._can_punch(volume.path, volume.fileno())
 
 
 def test_a_punch_that_fails_is_an_error_and_writes_nothing(
@@ -299,6 +299,23 @@ def test_the_state_for_the_spill_changes_with_every_write(volume: Volume) -> Non
     assert volume.state("disk") == first
     os.utime(volume.path, ns=(1, first.mtime_ns + 1))
     assert volume.state("disk") != first
+
+
+@pytest.mark.parametrize("nameless_files", [True, False])
+def test_opening_a_volume_does_not_change_its_state(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch, nameless_files: bool
+) -> None:
+    if not nameless_files:
+        monkeypatch.setattr(os, "O_TMPFILE", os.O_DIRECTORY)  # EISDIR, as where there are none
+    volume.pwrite(b"x" * 512, 0)
+    volume.fdatasync()
+    os.utime(volume.path, ns=(1, 1_000_000_001))
+    before, thin = volume.state("disk"), volume.thin
+    volume.close()
+    again = Volume.open(volume.path, size=4 * MIB)
+    assert again.state("disk") == before
+    assert again.thin == thin
+    again.close()
 
 
 def test_a_loop_device_is_a_volume(loop_device: Path) -> None:

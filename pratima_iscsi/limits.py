@@ -14,6 +14,8 @@ LOG_BYTES_DEFAULT: Final = 256 * MIB
 LOG_BYTES_MIN: Final = 4 * MIB
 RECORD_OVERHEAD_BYTES: Final = 256
 """What a record costs beside its payload; a test measures it again."""
+MARKS_BYTES: Final = 4 * KIB
+"""Of the log's limit, what each link's own marks (GENERATION, BEGIN, END) have for themselves."""
 TRANSFER_BYTES_MAX: Final = 8 * MIB
 """Longest write; a smaller log cuts it to a quarter of its limit (VPD page B0 says so)."""
 CREDIT_BYTES_MAX: Final = 16 * MIB
@@ -158,6 +160,8 @@ LOGIN_PDU_BYTES_MAX: Final = 8 * KIB
 TEXT_BYTES_MAX: Final = 64 * KIB
 """Text of one request, all its PDUs together."""
 TEXT_KEYS_MAX: Final = 64
+TEXT_ANSWER_KEYS_MAX: Final = 2048
+"""Keys of an answer that our own initiator takes: two for each target."""
 TEXT_KEY_BYTES_MAX: Final = 63
 TEXT_VALUE_BYTES_MAX: Final = 8 * KIB
 ISCSI_NAME_BYTES_MAX: Final = 223

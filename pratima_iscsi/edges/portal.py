@@ -154,9 +154,10 @@ class PortalConnection:
         "_backlog",
         "_backlog_bytes",
         "_buffer",
-        "_closing_at",
         "_end",
+        "_ended",
         "_flush_due",
+        "_give_up_at",
         "_logged_in",
         "_loop",
         "_paused",
@@ -189,8 +190,9 @@ class PortalConnection:
         self._flush_due = False
         self._paused = False
         self._logged_in = False
-        self._closing_at: float | None = None
-        """When the last answer was sent and only the peer's end is awaited."""
+        self._ended = False
+        """The last answer was sent and only the peer's end is awaited."""
+        self._give_up_at: float | None = None
         loop.add_reader(accepted, self._readable)
 
     # --- receiving -------------------------------------------------------------------------------
@@ -207,7 +209,7 @@ class PortalConnection:
         if count == 0:
             self.drop(PEER_CLOSED)
             return
-        if self._closing_at is not None:
+        if self._ended:
             return  # Nothing is served any more: what comes is only drained.
         end = self._end + count
         start = self._start
@@ -274,7 +276,7 @@ class PortalConnection:
             if not self._send(out):
                 return
             state.flushed()
-        if state.closing and self._closing_at is None:
+        if state.closing and not self._ended:
             self._finish()
 
     def _send(self, out: list[Buffer]) -> bool:
@@ -339,14 +341,14 @@ class PortalConnection:
     # --- the end ---------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
-        """Time passes."""
-        if self._closing_at is not None:
-            if now - self._closing_at > LOGOUT_GRACE_SECONDS:
-                self._close()
-            return
+        """Time passes: an initiator that neither takes its last answers nor closes is dropped."""
         self.state.tick(now)
-        if self.state.closing and self._backlog:
-            self._closing_at = now  # It is given this long to take the rest.
+        if not self.state.closing:
+            return
+        if self._give_up_at is None:
+            self._give_up_at = now + LOGOUT_GRACE_SECONDS
+        elif now > self._give_up_at:
+            self._close()
 
     def _finish(self) -> None:
         """All is sent: end our direction, and wait a little for the peer's end.
@@ -355,7 +357,7 @@ class PortalConnection:
         that tells why.
         """
         LOG.info("%s: %s", self.peer, self.state.closing)
-        self._closing_at = self._loop.time()
+        self._ended = True
         self._start = self._end = 0
         try:
             self._socket.shutdown(socket.SHUT_WR)
@@ -364,7 +366,7 @@ class PortalConnection:
 
     def drop(self, reason: str) -> None:
         """Close now."""
-        if self._closing_at is None:
+        if not self._ended:
             LOG.info("%s: %s", self.peer, self.state.closing or reason)
         self.state.lost(reason)
         self._close()

@@ -47,6 +47,7 @@ from pratima_iscsi.limits import (
     FIRST_BURST_BYTES_MAX,
     LOGIN_PDU_BYTES_MAX,
     RECEIVE_SEGMENT_BYTES_MAX,
+    TEXT_ANSWER_KEYS_MAX,
 )
 from pratima_iscsi.operations import Buffer
 
@@ -594,7 +595,7 @@ class InitiatorSession:
         text += data
         if response.flags & FINAL:
             del self.texts[response.itt]
-            self.finished_texts[response.itt] = decode(text)
+            self.finished_texts[response.itt] = decode(text, TEXT_ANSWER_KEYS_MAX)
         else:
             self._push_text(response.itt, response.word20, b"")
 

@@ -32,7 +32,7 @@ KEY_CHARACTERS: Final = frozenset(
 Pairs = list[tuple[str, str]]
 
 
-def decode(data: Buffer) -> Pairs:
+def decode(data: Buffer, keys_max: int = TEXT_KEYS_MAX) -> Pairs:
     """The pairs of a whole text, in order."""
     if len(data) > TEXT_BYTES_MAX:
         raise RemoteProtocolError(f"text of {len(data)} bytes is over {TEXT_BYTES_MAX}")
@@ -52,8 +52,8 @@ def decode(data: Buffer) -> Pairs:
         if len(value) > TEXT_VALUE_BYTES_MAX:
             raise RemoteProtocolError(f"the value of {key} has {len(value)} characters")
         pairs.append((key, value))
-        if len(pairs) > TEXT_KEYS_MAX:
-            raise RemoteProtocolError(f"text has more than {TEXT_KEYS_MAX} keys")
+        if len(pairs) > keys_max:
+            raise RemoteProtocolError(f"text has more than {keys_max} keys")
     return pairs
 
 

@@ -117,7 +117,8 @@ class Staging:
         self._quota = quota_bytes // SLOT_BYTES
         self._reserve = reserve_bytes
         self._files: dict[str, File] = {}
-        self._unsynced: set[File] = set()
+        self._unsynced: dict[File, None] = {}
+        """In the order of the first write: a simulated run can be repeated exactly."""
         self._new_names = False
         self._changed = False
         self._used = 0
@@ -298,7 +299,7 @@ class Staging:
         self._take_room(len(run) - here.range_cardinality(run.start, run.stop))
         data = self._file("data", volume, version)
         sums = self._file("sums", volume, version)
-        self._unsynced.update((data, sums))
+        self._unsynced[data] = self._unsynced[sums] = None
         data.pwrite(blocks, run.start * BLOCK_BYTES)
         sums.pwrite(self._sums(volume, run, blocks), run.start * SUM_BYTES)
         other.remove_range(run.start, run.stop)
@@ -337,6 +338,7 @@ class Staging:
     def _open(self, name: str) -> File:
         file = self._files.get(name)
         if file is None:
-            self._new_names = self._new_names or not self._directory.exists(name)
+            # A name that is there may be one that a killed process made and never synced.
+            self._new_names = True
             file = self._files[name] = self._directory.open(name, create=True)
         return file

@@ -60,8 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--outage-log-limit",
         type=int,
-        default=64,
-        help="MiB, where the replica is dead or stopped, so that it fills in a run (default: 64)",
+        default=32,
+        help="MiB, where the replica is dead or stopped, so that it fills in a run (default: 32)",
     )
     parser.add_argument(
         "--directory", type=Path, default=Path("/dev/shm"), help="where the files go (a tmpfs)"

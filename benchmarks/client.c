@@ -254,7 +254,10 @@ int main(int argc, char **argv)
 		for (unsigned s = 0; s < session_count; s++) {
 			if (polled[s].revents &&
 			    iscsi_service(sessions[s].iscsi, polled[s].revents) < 0)
-				die("session %u: %s", s, iscsi_get_error(sessions[s].iscsi));
+				/* libiscsi's text may be an older one: what poll saw is not. */
+				die("session %u lost after %" PRIu64 " commands (poll %#x): %s", s,
+				    completed, polled[s].revents,
+				    iscsi_get_error(sessions[s].iscsi));
 			flying += sessions[s].flying;
 		}
 	} while (flying);

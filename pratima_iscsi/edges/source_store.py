@@ -58,6 +58,8 @@ _OF_THE_MACHINE: Final = frozenset(
     }
 )
 """Errors that say nothing about the database's content: the operator mends them."""
+_DAMAGE: Final = (sqlite3.Error, ValueError, TypeError)
+"""What a damaged database shows; Python's own are for text that is none (also in messages)."""
 
 
 class _Damaged(Exception):
@@ -101,7 +103,7 @@ class SourceStore:
         except BaseException as error:
             if connection is not None:
                 connection.close()
-            if not isinstance(error, sqlite3.Error):
+            if not isinstance(error, _DAMAGE):
                 raise
             if _primary_code(error) in _OF_THE_MACHINE:
                 raise StateError(
@@ -174,7 +176,7 @@ class SourceStore:
                     for name, columns in COLUMNS.items()
                 }
             )
-        except (sqlite3.Error, ValueError, TypeError) as error:
+        except _DAMAGE as error:
             raise _Damaged(f"the database is damaged: {error}") from None
 
     def _from_identity(self) -> StoredState | None:
@@ -306,7 +308,7 @@ class SourceStore:
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             full = _primary_code(error) == sqlite3.SQLITE_FULL
             raise OSError(
                 errno.ENOSPC if full else errno.EIO, str(error), str(self._path)
@@ -383,7 +385,7 @@ def _number(database: sqlite_utils.Database, pragma: str) -> int:
     return int(database.execute(f"PRAGMA {pragma}").fetchone()[0])
 
 
-def _primary_code(error: sqlite3.Error) -> int:
+def _primary_code(error: BaseException) -> int:
     """SQLite's result code without its extension; 0 for an error of Python's own."""
     code: int = getattr(error, "sqlite_errorcode", 0) or 0
     return code & 0xFF

@@ -329,6 +329,16 @@ def test_a_damaged_database_costs_a_comparison_and_never_a_crash(
         assert (state.group, state.node) == (STATE.group, STATE.node)
 
 
+def test_a_schema_that_is_no_text_costs_a_comparison(tmp_path: Path) -> None:
+    """Found by the test above: Python, not SQLite, fails on the message that quotes it."""
+    stored(tmp_path)
+    path = tmp_path / DATABASE_NAME
+    path.write_bytes(path.read_bytes().replace(b"CREATE TABLE", b"CREATE \xd4ABLE"))
+    state, doubt = loaded(tmp_path)
+    assert state.stop is StopKind.CRASHED
+    assert "database is damaged" in doubt
+
+
 def test_a_damaged_database_is_kept_aside(tmp_path: Path) -> None:
     stored(tmp_path)
     (tmp_path / DATABASE_NAME).write_bytes(b"garbage" * 1000)

@@ -15,7 +15,7 @@ One rule: log ∪ table ∪ T ∪ writes in flight ⊇ every block in which prim
 import errno
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from xxhash import xxh3_64_digest, xxh3_128_digest
 
@@ -74,7 +74,7 @@ class Backstore:
         self.sizes = tuple(volume.size for volume in options.volumes)
         self.new_id = new_id
         self.incarnation = new_id()
-        self.log = OrderedLog(options.log_bytes)
+        self.log = OrderedLog(options.log_bytes, len(options.links) * limits.MARKS_BYTES)
         self.effects: list[Effect] = []
         self.emit: Callable[[Effect], None] = self.effects.append
         self._state = state
@@ -102,12 +102,12 @@ class Backstore:
         self._stopping = False
         saved = {link.name: link for link in state.links}
         self.links = [
-            Link(self, index, link, saved.get(link.name))
+            Link(self, index, link, saved.get(link.name), links=len(options.links))
             for index, link in enumerate(options.links)
         ]
         if self.unclean:
             for link in self.links:
-                link.lost_power = state.stop is StopKind.POWER_LOST and link.ever_sync
+                link.lost_power |= state.stop is StopKind.POWER_LOST and link.ever_sync
         self.transfer_bytes_max = min(limits.TRANSFER_BYTES_MAX, options.log_bytes // 4)
 
     def take_effects(self) -> list[Effect]:
@@ -172,16 +172,16 @@ class Backstore:
         admitted: list[Operation] = []
         while waiting and self._barrier is None:
             operation = waiting[0]
-            if operation.kind == FLUSH:
-                waiting.popleft()
-                self._write_out(admitted)
-                self._flush(operation, now)
-                continue
             if operation.volume in self._failed_volumes:
                 waiting.popleft()
                 operation.error = OSError(errno.EIO, "the volume failed and takes no writes")
                 self._settled(operation)
                 self.emit(Complete((operation,)))
+                continue
+            if operation.kind == FLUSH:
+                waiting.popleft()
+                self._write_out(admitted)
+                self._flush(operation, now)
                 continue
             if not self._begun:
                 self._begin_generation()
@@ -276,6 +276,7 @@ class Backstore:
         generation = self.history.position.generation
         begin = GenerationBegin(generation, parent.generation, parent.last)
         record = make_record(RecordKind.GENERATION, payload=begin.encode())
+        record.history = self.digest
         for link in self.links:
             link.begin_generation(record, now)
         self.emit(Report(None, "generation", f"{self.history.position}"))
@@ -304,6 +305,9 @@ class Backstore:
             self._in_flight.pop(id(operation), None)
             if self._settlers:
                 self._settled(operation)
+            if operation.kind == FLUSH and operation.volume in self._failed_volumes:
+                # After one failed fdatasync a success of the next proves nothing.
+                operation.error = operation.error or OSError(errno.EIO, "the volume failed")
             if operation.error is not None:
                 self._local_failed(operation)
                 finished.append(operation)
@@ -320,6 +324,8 @@ class Backstore:
 
     def _local_failed(self, operation: Operation) -> None:
         if operation.kind == FLUSH:
+            if operation.volume in self._failed_volumes:
+                return
             self._failed_volumes.add(operation.volume)
             reason = f"fdatasync of volume {operation.volume} failed: it takes no more writes"
             self.emit(Report(None, "volume failed", reason, alarm=True))
@@ -342,7 +348,7 @@ class Backstore:
 
     def _complete(self, operations: list[Operation]) -> None:
         for link in self.links:
-            if link.degraded and link.options.mode is not Mode.ASYNC:
+            if not link.waits and link.options.mode is not Mode.ASYNC:
                 link.unreplicated_sequence = max(
                     link.unreplicated_sequence, operations[-1].sequence
                 )
@@ -351,7 +357,7 @@ class Backstore:
     # --- flush and settle ----------------------------------------------------------------------
 
     def _flush(self, operation: Operation, now: float) -> None:
-        # Before the first write of a generation there is nothing of it to wait for.
+        # Before the first write of a generation, what went before it must be there.
         operation.sequence = self.history.position.sequence if self._begun else 0
         self._in_flight[id(operation)] = operation
         self.emit(FlushLocal(operation))
@@ -515,6 +521,10 @@ class Backstore:
             stop=StopKind.CLEAN,
         )
 
+    def link_flags(self) -> tuple[LinkState, ...]:
+        """What must be known of each link after any stop."""
+        return tuple(map(_flags, self.links))
+
     def in_flight_cover(self) -> BlockWriteTable:
         """Blocks of operations that are admitted and not yet written locally."""
         table = BlockWriteTable(len(self.sizes))
@@ -535,13 +545,21 @@ def _up_to(queue: deque[Operation], sequence: int) -> list[Operation]:
     return taken
 
 
-def _saved_link(link: Link) -> LinkState:
-    known = not link.must_compare
+def _flags(link: Link) -> LinkState:
     return LinkState(
         name=link.options.name,
         ever_sync=link.ever_sync,
+        lost_power=link.lost_power,
         synced_once=link.synced_once,
+        degraded=link.degraded,
         enabled=link.connection is not Connection.DISABLED,
+    )
+
+
+def _saved_link(link: Link) -> LinkState:
+    known = not link.must_compare
+    return replace(
+        _flags(link),
         base=link.base,
         base_history=link.base_history,
         direct_transaction=link.direct_id,

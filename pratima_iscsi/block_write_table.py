@@ -5,11 +5,18 @@ costs nothing. One rule: a write marks every block that it touches, and only who
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
 
 from pyroaring import BitMap
 
 from pratima_iscsi.blocks import BLOCKS_PER_VOLUME_MAX, BlockRange, block_count
+from pratima_iscsi.operations import RecordKind
 from pratima_iscsi.records import Record
+
+_RANGED: Final = frozenset(
+    {RecordKind.WRITE, RecordKind.ZERO, RecordKind.RESYNC, RecordKind.RESYNC_ZERO}
+)
+"""Kinds that bring blocks; a VERIFY has a range, too, but only asks."""
 
 
 class BlockWriteTable:
@@ -67,9 +74,9 @@ class BlockWriteTable:
             self.bitmaps[volume].add_range(first, end)
 
     def add_records(self, records: Iterable[Record]) -> None:
-        """Mark every block that a record with a range touches."""
+        """Mark every block that a record with data or zeros touches."""
         for record in records:
-            if record.length:
+            if record.entry[0] in _RANGED:
                 self.add(record.volume, *record.blocks)
 
     def discard(self, volume: int, first: int, end: int) -> None:

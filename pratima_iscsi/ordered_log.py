@@ -19,23 +19,28 @@ _END = RecordKind.END
 
 
 class OrderedLog:
-    """Counts the bytes of every record that at least one queue holds; 0 ≤ bytes ≤ limit."""
+    """Counts the bytes of every record that at least one queue holds; 0 ≤ bytes ≤ limit.
 
-    __slots__ = ("bytes", "limit", "low_mark")
+    The links' own marks must never be refused, so a part of the limit, ``marks`` bytes, is theirs.
+    """
 
-    def __init__(self, limit: int) -> None:
+    __slots__ = ("bytes", "limit", "low_mark", "room")
+
+    def __init__(self, limit: int, marks: int = 0) -> None:
         self.limit = limit
         self.low_mark = limit // 2
+        self.room = limit - marks
         self.bytes = 0
 
     def fits(self, payload_bytes: int) -> bool:
-        """Whether one more record with so much payload stays within the limit."""
-        return self.bytes + payload_bytes + RECORD_OVERHEAD_BYTES <= self.limit
+        """Whether one more record with so much payload stays within what is not for marks."""
+        return self.bytes + payload_bytes + RECORD_OVERHEAD_BYTES <= self.room
 
     def hold(self, record: Record) -> None:
         """One more queue holds ``record``."""
         if record.links == 0:
             self.bytes += len(record.payload) + RECORD_OVERHEAD_BYTES
+            assert self.bytes <= self.limit, "the log is over its limit"
         record.links += 1
 
     def release(self, records: Iterable[Record]) -> None:

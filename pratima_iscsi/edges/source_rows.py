@@ -66,6 +66,7 @@ class _LinkRow(msgspec.Struct, forbid_unknown_fields=True):
     ordinal: _Number
     name: _Name
     ever_sync: _Flag
+    lost_power: _Flag
     synced_once: _Flag
     enabled: _Flag
     base_generation: _Hex
@@ -161,6 +162,7 @@ def _link_row(ordinal: int, link: LinkState) -> _LinkRow:
         ordinal=ordinal,
         name=link.name,
         ever_sync=int(link.ever_sync),
+        lost_power=int(link.lost_power),
         synced_once=int(link.synced_once),
         enabled=int(link.enabled),
         base_generation=_hex(link.base.generation),
@@ -208,6 +210,7 @@ def _link(row: _LinkRow, spill: Iterable[_SpillRow]) -> LinkState:
     return LinkState(
         name=row.name,
         ever_sync=bool(row.ever_sync),
+        lost_power=bool(row.lost_power),
         synced_once=bool(row.synced_once),
         enabled=bool(row.enabled),
         base=Position(int(row.base_generation, 16), row.base_sequence),

@@ -18,7 +18,6 @@ from pratima_iscsi.engine.local_volume import LocalVolume
 from pratima_iscsi.replication import effects as fx
 from pratima_iscsi.replication.messages import Message
 from pratima_iscsi.replication.operation import Operation
-from pratima_iscsi.replication.source_state import LinkState
 
 Listener = Callable[[fx.Report], None]
 
@@ -266,19 +265,8 @@ class SourceGroup:
 
     # --- persistence ---------------------------------------------------------------------------
 
-    def _saved_links(self) -> tuple[LinkState, ...]:
-        return tuple(
-            LinkState(
-                link.options.name,
-                ever_sync=link.ever_sync,
-                synced_once=link.synced_once,
-                degraded=link.degraded,
-            )
-            for link in self.backstore.links
-        )
-
     def _persist_generation(self, effect: fx.PersistGeneration) -> None:
-        links = self._saved_links()
+        links = self.backstore.link_flags()
         self._later(
             lambda: self._store.begin_generation(
                 effect.history, effect.digest, self._boot_id, links

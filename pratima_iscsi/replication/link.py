@@ -52,6 +52,8 @@ from pratima_iscsi.replication.wire import PROTOCOL_VERSION, BatchHeader, encode
 
 _LIVE: Final = frozenset({Connection.OPEN, Connection.SILENT})
 _NO_SESSION: Final = b""
+UNCONFIRMED: Final = -1
+"""Below every sequence: nothing of the group's generation is confirmed yet."""
 _REFUSALS: Final = {
     Verdict.REFUSE: Connection.REFUSED,
     Verdict.DIVERGED: Connection.DIVERGED,
@@ -115,7 +117,13 @@ class Link:
     """The state of one link. All times are the caller's monotonic seconds."""
 
     def __init__(
-        self, group: Group, index: int, options: LinkOptions, saved: SavedLink | None
+        self,
+        group: Group,
+        index: int,
+        options: LinkOptions,
+        saved: SavedLink | None,
+        *,
+        links: int = 1,
     ) -> None:
         volumes = len(group.sizes)
         self.group = group
@@ -125,6 +133,8 @@ class Link:
         self.reason = "not connected yet"
         self.replication = Replication.TABLE
         self.queue = LinkQueue(group.log)
+        self.window = group.log.limit // (links + 1)
+        """Bytes of records sent and not confirmed: all links' together leave some of the log."""
         self.transaction: Transaction | None = None
         self.resync = Resync(self)
         self.session = _NO_SESSION
@@ -154,11 +164,13 @@ class Link:
         """Blocks in all, blocks done and bytes sent of the last transaction that ended."""
         self.confirming_transaction = False
         """Confirmed up to inside a transaction: its records do not move the durable sequence."""
-        self.received_sequence = 0
-        self.durable_sequence = 0
+        self.received_sequence = UNCONFIRMED
+        self.durable_sequence = UNCONFIRMED
         """Sequences, in the group's own generation, that the replica's effective image holds."""
         self.degraded = options.mode is not Mode.ASYNC
-        self.degrading = False
+        self.marking = False
+        """A change of the degraded mark is on its way to disk; until it is there, writes wait."""
+        self.wants_mark = self.degraded
         self.returning = False
         self.has_returned = False
         """Whether it ever was in step: a new link need not be steady first."""
@@ -181,6 +193,8 @@ class Link:
             return
         self.ever_sync |= saved.ever_sync
         self.degraded = saved.degraded and self.options.mode is not Mode.ASYNC
+        self.wants_mark = self.degraded
+        self.lost_power = saved.lost_power
         self.synced_once = saved.synced_once
         if not saved.enabled:
             self._connect_state(Connection.DISABLED, "disabled by the operator")
@@ -213,9 +227,9 @@ class Link:
     @property
     def waits(self) -> bool:
         """Whether writes wait for this link."""
-        if self.options.mode is Mode.ASYNC or self.connection is Connection.DISABLED:
+        if self.options.mode is Mode.ASYNC:
             return False
-        return not self.degraded or self.returning
+        return not self.degraded or self.returning or self.marking
 
     def cover(self) -> BlockWriteTable:
         """Every block that the replica may lack, but for local writes in flight."""
@@ -259,7 +273,7 @@ class Link:
 
     def begin_generation(self, record: Record, now: float) -> None:
         """The group's generation begins; END carries it where a transaction is open."""
-        self.durable_sequence = self.received_sequence = 0
+        self.durable_sequence = self.received_sequence = UNCONFIRMED
         if self.replication is Replication.STREAM:
             self.take(record, now)
 
@@ -276,10 +290,12 @@ class Link:
             len(r.payload) for r in self.queue.sent if r.entry[0] == RecordKind.RESYNC
         )
         kinds = {record.entry[0] for record in dropped}
+        if RecordKind.VERIFY in kinds:
+            self.resync.forget_verifies(dropped)
         if self.transaction is None:
             self.replicate_by(Replication.TABLE, reason)
         elif RecordKind.BEGIN in kinds:
-            self.abandon_transaction("its BEGIN was dropped with the log")
+            self.abandon_transaction("its BEGIN was dropped with the log", now)
             self.replicate_by(Replication.TABLE, reason)
         elif RecordKind.END in kinds:
             self.transaction.end = None
@@ -308,7 +324,7 @@ class Link:
         if self.replication is Replication.STREAM:
             self.replicate_by(Replication.TABLE, "a local write failed", alarm=True)
 
-    def abandon_transaction(self, reason: str) -> None:
+    def abandon_transaction(self, reason: str, now: float) -> None:
         """The open transaction ends without END: what it sent is missing again."""
         transaction = self.transaction
         if transaction is None:
@@ -316,13 +332,13 @@ class Link:
         self.table.update(transaction.sent)
         if transaction.comparing:
             self.unverified.update(transaction.sent)
-        self.resync.cancel()
+        self.resync.cancel(now)
         self.transaction = None
         self.group.emit(Report(self.index, "transaction abandoned", reason))
 
-    def fold(self) -> None:
+    def fold(self, now: float) -> None:
         """Everything that the replica may lack goes into the table; the queue is empty then."""
-        self.abandon_transaction("a new handshake begins anew")
+        self.abandon_transaction("a new handshake begins anew", now)
         self.table.add_records(self.queue.sent)
         self.table.add_records(self.queue.unsent)
         self.queue.drop(sent_too=True)
@@ -438,6 +454,8 @@ class Link:
         self, connection: Connection, reason: str, now: float, *, alarm: bool = True
     ) -> None:
         """No session for a reason that time alone may not mend; ask again, but rarely."""
+        if self.session:
+            self._tell(Closed(self.session, reason[: limits.REASON_CHARACTERS_MAX]))
         self._end_session(now)
         self.retry_at = now + limits.BACKOFF_SECONDS_MAX
         self._connect_state(connection, reason, alarm=alarm)
@@ -488,10 +506,9 @@ class Link:
         if rule.alarm:
             self.group.emit(Report(self.index, rule.name, rule.reason, alarm=True))
         if rule.verdict in _REFUSALS:
-            self._tell(Closed(self.session, rule.name))
             self.stand_back(_REFUSALS[rule.verdict], rule.reason, now, alarm=rule.alarm)
             return
-        self._apply(rule.verdict, rule.reason)
+        self._apply(rule.verdict, rule.reason, now)
         same = message.incarnation == self.group.incarnation
         self.queue.rewind(message.durable + 1 if same else 1)
         self.highest_n = self.queue.next_n - 1
@@ -511,7 +528,7 @@ class Link:
         transaction = self.transaction
         if transaction is not None and message.ended == transaction.id:
             # Its END was dropped here while it was already durable there.
-            self.resync.cancel()
+            self.resync.cancel(now)
             self.transaction = None
             self.confirming_transaction = False
             self.replicate_by(Replication.TABLE, "the replica has the END of the transaction")
@@ -543,17 +560,17 @@ class Link:
             held=self.lost_power,
         )
 
-    def _apply(self, verdict: Verdict, reason: str) -> None:
+    def _apply(self, verdict: Verdict, reason: str, now: float) -> None:
         if verdict is Verdict.CONTINUE:
             return
         if verdict is Verdict.REPLAY:
             self.replicate_by(Replication.STREAM, reason)
             return
-        self.fold()
+        self.fold(now)
         self.confirming_transaction = False
-        self.durable_sequence = self.received_sequence = 0
-        self.direct_id = 0
+        self.durable_sequence = self.received_sequence = UNCONFIRMED
         if verdict in (Verdict.FIRST_SYNC, Verdict.COMPARE):
+            self.direct_id = 0
             self.table.fill(self.group.sizes)
             self.must_compare = False
             self.unverified.clear()
@@ -617,7 +634,6 @@ class Link:
             )
         ):
             self.must_compare = True
-            self._tell(Closed(self.session, "the write histories differ"))
             self.stand_back(Connection.FAILED, "the write histories differ", now, alarm=True)
             return
         if self.state is LinkState.SYNCED:
@@ -636,8 +652,10 @@ class Link:
                 self._hold_position(last)
                 last = None
                 self.confirming_transaction = True
+            elif kind == RecordKind.GENERATION:
+                last = None if self.confirming_transaction else record
             elif kind == RecordKind.END:
-                self._ended(End.decode(record.payload))
+                self._ended(End.decode(record.payload), now)
             elif kind == RecordKind.RESYNC:
                 self.resync_unconfirmed -= len(record.payload)
         self._hold_position(last)
@@ -650,10 +668,10 @@ class Link:
         self.base = Position(self.group.history.position.generation, last.sequence)
         self.base_history = last.history
 
-    def _ended(self, end: End) -> None:
+    def _ended(self, end: End, now: float) -> None:
         transaction = self.transaction
         assert transaction is not None and transaction.id == end.transaction
-        self.resync.cancel()
+        self.resync.cancel(now)
         total = transaction.blocks_total
         self.last_resync = (total, total, transaction.bytes_sent)
         self.transaction = None
@@ -681,18 +699,20 @@ class Link:
         if self.connection is Connection.DISABLED:
             return
         self.lose("killed by the operator", now)
-        self.fold()
+        self.fold(now)
         self.replicate_by(Replication.TABLE, "killed by the operator")
 
     def disable(self, now: float) -> None:
         """Stop the link and forget its table; ``enable`` then starts from a comparison."""
         self.lose("disabled by the operator", now)
-        self.fold()
+        self.fold(now)
         self.table.clear()
         self.unverified.clear()
         self.must_compare = True
         self.replicate_by(Replication.TABLE, "disabled by the operator")
         self._connect_state(Connection.DISABLED, "disabled by the operator")
+        if self.options.mode is not Mode.ASYNC:
+            self.degrade()
         self.group.confirmed(now)
 
     def enable(self, now: float) -> None:
@@ -700,7 +720,6 @@ class Link:
         if self.connection is Connection.DISABLED:
             self.table.fill(self.group.sizes)
             self.must_compare = True
-            self.degraded = self.options.mode is not Mode.ASYNC
             self._connect_state(Connection.WAITING, "enabled by the operator")
             self.retry_at = now
 
@@ -731,7 +750,7 @@ class Link:
         queue = self.queue
         at_once = at_once or self.options.mode is not Mode.ASYNC
         while queue.unsent and not self._credit_used_up():
-            due = now - self.oldest_unsent_at >= limits.COALESCE_SECONDS
+            due = now >= self.oldest_unsent_at + limits.COALESCE_SECONDS
             if not (at_once or due or queue.unsent_bytes >= self._batch_bytes()):
                 return
             self._send_batch(now)
@@ -742,10 +761,9 @@ class Link:
         if not self.frames and not queue.sent:
             return False
         least = min(queue.unsent_bytes, self._batch_bytes())
-        return (
-            self.outstanding + least > self.credit
-            or queue.sent_bytes + least > self.group.log.limit // 2
-        )
+        if queue.unsent:
+            least = max(least, queue.unsent[0].cost)
+        return self.outstanding + least > self.credit or queue.sent_bytes + least > self.window
 
     def _batch_bytes(self) -> int:
         """Payload of one batch: several must fit into the window."""
@@ -791,17 +809,21 @@ class Link:
     def degrade(self) -> None:
         """A write has waited too long: go on without the replica once that is on disk."""
         if self.returning:
-            # The mark is still set: no fsync is owed.
             self.returning = False
             self.opened_at = self.heard_at
-        elif not self.degraded and not self.degrading:
-            self.degrading = True
-            self.group.emit(PersistDegraded(self.index, True))
+        self.wants_mark = True
+        self._persist_mark()
+
+    def _persist_mark(self) -> None:
+        if not self.marking and self.wants_mark is not self.degraded:
+            self.marking = True
+            self.group.emit(PersistDegraded(self.index, self.wants_mark))
 
     def degraded_persisted(self, degraded: bool, now: float) -> None:
         """The degraded mark is on disk as ``degraded`` says."""
-        self.degrading = False
+        self.marking = False
         self.degraded = degraded
+        self._persist_mark()
         if degraded:
             self.group.emit(
                 Report(self.index, "degraded", "writes complete without the replica", alarm=True)
@@ -814,14 +836,14 @@ class Link:
 
     def try_return(self, now: float) -> None:
         """Let writes wait again once the link is steady, and erase the mark when nothing is owed."""
-        if not self.degraded or self.degrading or self.state is not LinkState.SYNCED:
+        if not self.degraded or self.marking or self.state is not LinkState.SYNCED:
             return
         steady = limits.RETURN_STEADY_SECONDS if self.has_returned else 0.0
         if not self.returning and now - self.opened_at >= steady:
             self.returning = True
         if self.returning and self.durable_sequence >= self.unreplicated_sequence:
-            self.degrading = True
-            self.group.emit(PersistDegraded(self.index, False))
+            self.wants_mark = False
+            self._persist_mark()
 
 
 def _last_sequence(batch: list[Record]) -> int:

@@ -7,7 +7,7 @@ write is admitted. One rule: a resync record never causes an overflow.
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from itertools import islice
 from typing import TYPE_CHECKING, Final
@@ -21,6 +21,7 @@ from pratima_iscsi.records import (
     VERIFY_KEY_BYTES,
     Begin,
     End,
+    Record,
     Verify,
     make_record,
 )
@@ -71,11 +72,13 @@ class Resync:
         """When a step that only waits for time is due."""
         link = self.link
         if link.replication is Replication.TABLE:
-            return max(
-                now + limits.HEARTBEAT_SECONDS / 10,
-                link.overflowed_at + limits.OVERFLOW_DWELL_SECONDS,
-            )
-        if link.replication is Replication.TRANSACTION:
+            due = link.overflowed_at + limits.OVERFLOW_DWELL_SECONDS
+            return due if due > now else now + limits.HEARTBEAT_SECONDS
+        transaction = link.transaction
+        if link.replication is Replication.TRANSACTION and transaction is not None:
+            if transaction.unreadable:
+                return max(now, transaction.retry_unreadable_at)
+            # Whatever else a step waits for comes as an event, but for its least pace.
             return now + limits.HEARTBEAT_SECONDS / 10
         return now + limits.HEARTBEAT_SECONDS
 
@@ -88,11 +91,23 @@ class Resync:
             transaction.forget(watch)
         transaction.verifies.clear()
 
-    def cancel(self) -> None:
+    def forget_verifies(self, dropped: Iterable[Record]) -> None:
+        """VERIFY records among ``dropped`` were never sent: their blocks are asked again."""
+        transaction = self.link.transaction
+        if transaction is None:
+            return
+        for record in dropped:
+            if record.entry[0] == RecordKind.VERIFY:
+                number = Verify.decode(record.payload, record.blocks[1] - record.blocks[0]).verify
+                watch = transaction.verifies.pop(number, None)
+                if watch is not None:
+                    transaction.forget(watch)
+
+    def cancel(self, now: float) -> None:
         """The transaction is over: reads under way are answered to nobody."""
         if self.sweeping:
             self.sweeping = False
-            self.link.group.release_writes(0.0)
+            self.link.group.release_writes(now)
 
     # --- BEGIN ---------------------------------------------------------------------------------
 

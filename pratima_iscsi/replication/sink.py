@@ -200,6 +200,7 @@ class Sink:
         self.durable = standing
         self.waiting: deque[_Frame] = deque()
         """Checked and not yet in the journal; bounded by the credit."""
+        self.waiting_bytes = 0
         self.units: deque[_Unit] = deque()
         """In the journal file and not synced; bounded by COMMIT_BYTES and one job."""
         self.unsynced_bytes = 0
@@ -236,9 +237,7 @@ class Sink:
             self.effects.append(Notice("refused", f"{rule}: {reason}"))
             return
         self.session = None
-        # What is not in the journal yet was never RECEIVED: the source sends it again.
-        self.waiting.clear()
-        self.standing = self.written
+        self._drop_waiting()
         self.held = ""
         self.greeting = (peer, user, hello)
         self._schedule(now)
@@ -320,8 +319,13 @@ class Sink:
             self.effects.append(Tell(self.session.peer, message))
             self.effects.append(Notice("session closed", reason))
             self.session = None
-            self.waiting.clear()
-            self.standing = self.written
+            self._drop_waiting()
+
+    def _drop_waiting(self) -> None:
+        """What was not given to the journal was never RECEIVED: the source sends it again."""
+        self.waiting.clear()
+        self.waiting_bytes = 0
+        self.standing = self.units[-1].standing if self.units else self.written
 
     def fail(self, reason: str) -> None:
         """The replica cannot go on: never acknowledge again, and say so to whoever asks."""
@@ -339,8 +343,7 @@ class Sink:
         if isinstance(message, Closed):
             self.effects.append(Notice("session closed", f"by the primary: {message.reason}"))
             self.session = None
-            self.waiting.clear()
-            self.standing = self.written
+            self._drop_waiting()
 
     # --- frames --------------------------------------------------------------------------------
 
@@ -363,6 +366,7 @@ class Sink:
         self.standing = standing
         header = batch.header
         self.waiting.append(_Frame(frame, standing, header.commit_now, header.ack_now))
+        self.waiting_bytes += len(frame)
         self._schedule(now)
 
     def _check(self, batch: Batch, session: _Session) -> Standing:
@@ -375,7 +379,7 @@ class Sink:
             raise RemoteProtocolError(f"gap: link sequence {header.first_n} after {before.n}")
         if fresh and batch.entries[0].kind != RecordKind.BEGIN:
             raise RemoteProtocolError("a new incarnation must begin with a transaction")
-        queued = sum(len(waiting.frame) for waiting in self.waiting)
+        queued = self.waiting_bytes
         if queued and queued + len(batch.frame) > self.credit + limits.FRAME_BYTES_MAX:
             raise RemoteProtocolError("frames beyond the session's credit")
         check = _Checker(before, header.generation, self.sizes)
@@ -425,6 +429,7 @@ class Sink:
             if size > room:
                 break
             frames.append(self.waiting.popleft())
+            self.waiting_bytes -= len(frames[-1].frame)
         if self.waiting and not frames:
             self._hold("the replica's journal is full: it waits for its volumes")
         elif self.held and not self.waiting and self.retry_apply_at == 0.0:

@@ -41,6 +41,8 @@ class LinkState:
     name: str
     ever_sync: bool = False
     """Whether the link ever was in semi-sync or sync mode."""
+    lost_power: bool = False
+    """Whether the primary lost power and no operator has yet said that its content is the truth."""
     synced_once: bool = False
     """Whether an END was ever confirmed."""
     degraded: bool = True

@@ -231,7 +231,8 @@ class ReplicaStore:
             while self.state.applied < journal.last:
                 self._apply_unit()
         except (JournalRot, StagingRot) as rot:
-            self._applier.give_up(str(rot), journal.seen)
+            reason = self.state.reason if self.state.discard else str(rot)
+            self._applier.give_up(reason, journal.seen)
         except RemoteProtocolError as error:
             self._fail(str(error))
             return

@@ -369,13 +369,18 @@ class Workload:
     def append(self, frame: bytearray | None) -> None:
         """Append one unit, making room for it where the quota is used up."""
         size = unit_bytes(len(frame or b""))
-        while self.store.journal_room() < size + MARK_BYTES:
-            self.make_room()
-        self._append(frame)
+        try:
+            while self.store.journal_room() < size + MARK_BYTES:
+                self.make_room()
+            self._append(frame)
+        except OSError:
+            self.frames.model = self.models[self.last]  # it was not sent, then
+            raise
 
     def _append(self, frame: bytearray | None) -> None:
         index = self.last + 1
-        self.models[index] = self.models[self.last] if frame is None else self.frames.model
+        before = self.models[self.last]
+        self.models[index] = before if frame is None else self.frames.model
         assert self.store.append(frame, self.store.durable) == index
         self.last = index
 
@@ -446,7 +451,7 @@ def recovered(image: Image, rng: Random, deaths: int = 2) -> tuple[SimDisk, Repl
             left -= 1
 
         disk.faults.before = count_down
-        with suppress(Cut):
+        with suppress(Cut, OSError):
             open_store(disk).close()
         disk.faults.before = None
         disk = dead(disk, rng, rng.random() < 0.8)

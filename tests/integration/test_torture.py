@@ -7,7 +7,7 @@ black-box oracle.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pytest
 
 from tests.oracle.checker import check
 from tests.oracle.recorder import History
-from tests.torture.daemons import Status
+from tests.torture.daemons import Status, wait_until
 from tests.torture.proxy import Direction, Fault
 from tests.torture.scene import BLOCK_BYTES, SYNC_SECONDS, Scene, Shot
 from tests.torture.workload import Mix
@@ -181,6 +181,16 @@ def write_more_than(scene: Scene, count: int) -> None:
         scene.workload.wait_acknowledged(50)
 
 
+def trickle(scene: Scene, until: Callable[[], bool], what: str) -> None:
+    """Write a little again and again until something has happened to what is sent."""
+
+    def happened() -> bool:
+        scene.workload.grant(2)
+        return until()
+
+    wait_until(happened, SYNC_SECONDS, what, [scene.primary, scene.replica])
+
+
 def test_broken_connections_never_change_what_the_replica_holds(tmp_path: Path) -> None:
     scene = Scene(tmp_path, SEED + 5, wired=True)
     wire = scene.wire
@@ -191,10 +201,10 @@ def test_broken_connections_never_change_what_the_replica_holds(tmp_path: Path) 
     with scene.running(), scene.workload.running() as workload:
         for _ in range(max(6, CYCLES // 2)):
             proxy, direction, fault = scene.random.choice(faults)
-            before = len(proxy.done)
+            expected = len(proxy.done) + 1
+            scene.work(50, 200)
             proxy.inject(direction, fault, skip=scene.random.randrange(2))
-            while len(proxy.done) == before:
-                scene.work(20, 100)
+            trickle(scene, lambda: len(proxy.done) >= expected, fault.value)  # noqa: B023
             broken += 1
             if scene.random.random() < 0.3:
                 scene.expect_prefix(scene.shoot())
@@ -206,8 +216,7 @@ def test_broken_connections_never_change_what_the_replica_holds(tmp_path: Path) 
             scene.expect_prefix(scene.shoot())
             proxy.release(direction)
             proxy.paths[Direction.TO_SERVER].blackhole = True
-            while not proxy.holed:
-                scene.work(20, 100)
+            trickle(scene, lambda: proxy.holed, "something lost")  # noqa: B023
             scene.expect_prefix(scene.shoot())
             wire.heal()
             scene.wait_synced()

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -208,6 +209,7 @@ int main(int argc, char **argv)
 	struct pollfd polled[SESSIONS_MAX];
 	unsigned flying = 0;
 
+	signal(SIGPIPE, SIG_IGN); /* a session that the target ends is told, not died of */
 	check_words(argc, argv);
 	for (unsigned s = 0; s < session_count; s++) {
 		log_in(&sessions[s], argv[1]);

@@ -110,5 +110,6 @@ class Client:
         except subprocess.TimeoutExpired as error:
             raise MeasurementFailed(f"{workload.name} at {url}: no end to it") from error
         if ended.returncode:
-            raise MeasurementFailed(f"{workload.name} at {url}: {ended.stderr.strip()}")
+            said = ended.stderr.strip() or f"the client ended with {ended.returncode}"
+            raise MeasurementFailed(f"{workload.name} at {url}: {said}")
         return Figures(**json.loads(ended.stdout))

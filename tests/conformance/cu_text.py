@@ -37,12 +37,13 @@ def outcomes(text: str) -> dict[str, Outcome]:
             line = begins[2]
         if not test:
             continue
-        skipped = skipped or "[SKIPPED]" in line
-        if line.rstrip().endswith("passed"):
+        # What is printed after the test's end may stand on the same line.
+        if line.startswith("passed"):
             found[test] = Outcome.SKIPPED if skipped else Outcome.PASSED
             test = ""
-        elif line.rstrip().endswith("FAILED"):
+        elif line.startswith("FAILED"):
             test = ""
+        skipped = skipped or "[SKIPPED]" in line
     return found
 
 

@@ -17,7 +17,7 @@ FAILED
     1. test_read10.c:71  - CU_ASSERT_EQUAL(_r,0)
 Suite: Write10
   Test: Simple ...    some words
-passed
+passed    [FAILED] words of what cleans up
   Test: Hangs ...
 """
 

@@ -76,9 +76,6 @@ from pratima_iscsi.replication.states import Mode
     show_default=True,
     help="Keep the replica at its old consistent point until a resync ends, or write over it.",
 )
-@click.option(
-    "--resync-rate-limit", metavar="SIZE", default="0", help="Bytes a second; 0: no limit."
-)
 @click.option("--overwrite", is_flag=True, help="Let the first sync replace what a replica has.")
 @click.option(
     "--log-limit", metavar="SIZE", default="256MiB", show_default=True, help="The ordered log."
@@ -154,7 +151,6 @@ def parse(context: click.Context) -> ServeOptions:
         ),
         log_limit=given["log_limit"],
         block_size=4096 if given["block_size"] == "4096" else 512,
-        resync_rate_limit=given["resync_rate_limit"],
     )
     portal = PortalSection(
         listen=given["portal"],

@@ -89,7 +89,8 @@ def _print_group(console: Console, group: GroupStatus) -> None:
         console.print(f"  ordered log {log}", markup=False)
     if group.journal is not None:
         journal = f"{format_size(group.journal.bytes)} of {format_size(group.journal.limit)}"
-        console.print(f"  journal {journal}", markup=False)
+        behind = f", {group.journal.unapplied} batches to apply" if group.journal.unapplied else ""
+        console.print(f"  journal {journal}{behind}", markup=False)
     if group.links:
         console.print(_table(group.links))
     for alarm in group.alarms:

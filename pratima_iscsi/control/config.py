@@ -97,7 +97,6 @@ class ServeGroupSection(_Section):
     iqn: str = ""
     log_limit: _Size = limits.LOG_BYTES_DEFAULT
     block_size: Literal[512, 4096] = 512
-    resync_rate_limit: _Size = 0
 
 
 class PortalSection(_Section):
@@ -162,7 +161,7 @@ def read_file(path: Path, kind: type[_FileT]) -> _FileT:
     except (msgspec.DecodeError, ValueError) as error:
         raise UsageError(
             f"configuration {path}: {error}",
-            "the comment at the head of pratima_iscsi/control/config.py and the README show one",
+            "docs/operations.md names every key and shows a file that works",
         ) from None
 
 
@@ -242,7 +241,6 @@ def _serve_group(
         replicas=replicas,
         log_bytes=_bounded("the ordered log", parse_size(group.log_limit), limits.LOG_BYTES_MIN),
         block_bytes=group.block_size,
-        resync_rate_max=_resync_rate(parse_size(group.resync_rate_limit)),
     )
 
 
@@ -363,15 +361,6 @@ def _bounded(what: str, size: int, least: int) -> int:
     if size < least:
         raise UsageError(f"{what} of {format_size(size)}", f"give it {format_size(least)} or more")
     return size
-
-
-def _resync_rate(rate: int) -> int:
-    if rate and rate < limits.RESYNC_RATE_MIN_BYTES:
-        raise UsageError(
-            f"a resync rate of {format_size(rate)} a second",
-            f"choose {format_size(limits.RESYNC_RATE_MIN_BYTES)} or more, or 0 for no limit",
-        )
-    return rate
 
 
 def _check_groups(names: list[str]) -> None:

@@ -56,8 +56,6 @@ class ServeGroup:
     replicas: tuple[ReplicaOptions, ...] = ()
     log_bytes: int = limits.LOG_BYTES_DEFAULT
     block_bytes: int = 512
-    resync_rate_max: int = 0
-    """Bytes a second of all resync, 0: as fast as foreground writes allow."""
 
 
 @dataclass(frozen=True, slots=True)

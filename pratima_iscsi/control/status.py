@@ -93,10 +93,12 @@ class LogStatus(msgspec.Struct, frozen=True):
 
 
 class JournalStatus(msgspec.Struct, frozen=True):
-    """A replica's journal: bytes that are not yet applied, its quota, and the staging's."""
+    """A replica's journal: what it holds that no checkpoint covers, its quota; and staging."""
 
     bytes: int = 0
     limit: int = 0
+    unapplied: int = 0
+    """Batches that are in the journal and not yet on the volumes."""
     staged_bytes: int = 0
     staging_free_bytes: int = 0
 

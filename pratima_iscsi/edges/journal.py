@@ -300,6 +300,11 @@ class Journal:
             free * (capacity - longest + ALIGNMENT),
         )
 
+    def used(self) -> int:
+        """Bytes of the segments that are not released yet."""
+        with self._lock:
+            return sum(segment.end for segment in self._live)
+
     def _segment_for(self, size: int) -> _Segment:
         """The segment that takes the next unit of ``size`` bytes; a new use is begun at need."""
         if self._live and self._live[-1].end + size <= self._segment_bytes:

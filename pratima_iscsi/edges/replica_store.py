@@ -159,6 +159,10 @@ class ReplicaStore:
             return self._journal_bytes // self._segment_bytes * (self._segment_bytes - 512)
         return self._journal.room()
 
+    def journal_used(self) -> int:
+        """Bytes that the journal holds and that no checkpoint covers."""
+        return 0 if self._journal is None else self._journal.used()
+
     def staging_room(self) -> int:
         """Bytes of blocks that a staged transaction could hold that begins now (what an older one
         has staged is freed then)."""

@@ -107,7 +107,8 @@ def printable(text: str) -> str:
 
 def say_ready(line: str) -> None:
     """Tell whoever started the daemon that it serves: one line, and systemd's READY."""
-    print(line, flush=True)
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
     address = os.environ.get("NOTIFY_SOCKET")
     if address:
         notify(address, "READY=1")

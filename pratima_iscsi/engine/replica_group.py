@@ -57,6 +57,7 @@ class ReplicaGroup:
         self._timer_at = float("inf")
         self._turning = False
         self._closed = False
+        self._session: object | None = None
         state = store.state
         self.sink = sk.Sink(
             standing_of(state),
@@ -70,6 +71,7 @@ class ReplicaGroup:
             journal_room=store.journal_room,
             staging_room=store.staging_room,
         )
+        self._durable = self.sink.durable
 
     # --- events --------------------------------------------------------------------------------
 
@@ -104,7 +106,29 @@ class ReplicaGroup:
                     self._carry_out(effect)
         finally:
             self._turning = False
+        self._tell_changes()
         self._arm()
+
+    def _tell_changes(self) -> None:
+        """Report what an operator looks for in the log: sessions, and each change of standing."""
+        sink, before, now = self.sink, self._durable, self.sink.durable
+        if sink.session is not self._session:
+            self._session = sink.session
+            if sink.session is not None:
+                self._report("session", f"open with {sink.session.user or 'the primary'}")
+        if now is before:
+            return
+        self._durable = now
+        if now.bound and not before.bound:
+            self._report("bound", "to the primary's group: no other one is accepted")
+        if now.transaction and now.transaction != before.transaction:
+            old = f"{now.history.position} stays the consistent point"
+            self._report("resync", "no consistent point before its end" if now.direct else old)
+        if now.ended != before.ended and now.consistent:
+            self._report("resynced", f"consistent at {now.history.position}")
+
+    def _report(self, event: str, reason: str) -> None:
+        self._notice(self.name, sk.Notice(event, reason))
 
     def _arm(self) -> None:
         now = time.monotonic()

@@ -57,8 +57,9 @@ def replica_status(group: ReplicaGroup, alarms: tuple[Alarm, ...]) -> GroupStatu
             for index, volume in enumerate(group.volumes)
         ),
         journal=JournalStatus(
-            bytes=max(0, group.journal_bytes - store.journal_room()),
+            bytes=store.journal_used(),
             limit=group.journal_bytes,
+            unapplied=max(0, sink.last_frame_index - sink.applied_index),
             staging_free_bytes=store.staging_room(),
         ),
         consistent=standing.consistent,

@@ -149,13 +149,12 @@ def test_every_option_of_serve(tmp_path: Path) -> None:
         *("--size", "1GiB", "--size", "64M", "--replica", "127.0.0.1:1", "--replica", "[::1]:2"),
         *("--mode", "semi-sync", "--log-limit", "32MiB", "--group", "db", "--sync-timeout", "3"),
         *("--iqn", "iqn.2020-02.org.example.x:y", "--on-timeout", "block", "--resync", "direct"),
-        *("--overwrite", "--block-size", "4096", "--resync-rate-limit", "10MiB"),
+        *("--overwrite", "--block-size", "4096"),
     )
     (group,) = options.groups
     assert [(v.name, v.size) for v in group.volumes] == [("lun0", GIB), ("lun1", 64 * MIB)]
     assert (group.name, group.target) == ("db", "iqn.2020-02.org.example.x:y")
     assert (group.log_bytes, group.block_bytes) == (32 * MIB, 4096)
-    assert group.resync_rate_max == 10 * MIB
     assert [link.name for link in group.replicas] == ["127.0.0.1:1", "[::1]:2"]
     for link in group.replicas:
         assert (link.mode, link.sync_timeout, link.block) == (Mode.SEMI_SYNC, 3.0, True)

@@ -26,7 +26,6 @@ listen = "127.0.0.1:0"
 name = "db"
 log_limit = "64MiB"
 block_size = 4096
-resync_rate_limit = "20MiB"
 [[group.volume]]
 path = "/dev/data"
 [[group.volume]]
@@ -75,7 +74,7 @@ def test_a_whole_file_of_serve(tmp_path: Path) -> None:
     assert options.account is None
     db, mail = options.groups
     assert (db.name, db.target) == ("db", "iqn.2026-01.io.github.pratima:db")
-    assert (db.log_bytes, db.block_bytes, db.resync_rate_max) == (64 * MIB, 4096, 20 * MIB)
+    assert (db.log_bytes, db.block_bytes) == (64 * MIB, 4096)
     assert [(v.name, v.path, v.size) for v in db.volumes] == [
         ("lun0", Path("/dev/data"), None),
         ("log", tmp_path / "log.img", GIB),
@@ -116,7 +115,6 @@ def test_a_whole_file_of_replica(tmp_path: Path) -> None:
         (minimal(group="iqn = 'no name'"), "is no iSCSI name"),
         (minimal(group="log_limit = '1MiB'"), "ordered log of 1 MiB"),
         (minimal(group="log_limit = 'lots'"), "'lots' is not a size"),
-        (minimal(group="resync_rate_limit = '1K'"), "resync rate"),
         (minimal(portal="listen = 'here'"), "portal: 'here' is not an address"),
         (minimal(portal="listen = 'ipc:///x'"), "no TCP address"),
         (minimal(portal="chap_user = 'u'"), "belong together"),

@@ -1,4 +1,4 @@
-"""A flipped bit in any of the replica's files is found and said, or harmless; never silently wrong."""
+"""A flipped bit in the replica's files is found and said, or harmless; never silently wrong."""
 
 from random import Random
 

@@ -24,7 +24,7 @@ from pratima_iscsi.block_write_table import BlockWriteTable
 from pratima_iscsi.blocks import BLOCK_BYTES
 from pratima_iscsi.operations import Done, RecordKind
 from pratima_iscsi.ordered_log import OrderedLog
-from pratima_iscsi.positions import NO_GENERATION, Ancestor, new_generation
+from pratima_iscsi.positions import NO_GENERATION, Ancestor, History, new_generation
 from pratima_iscsi.records import (
     ENTRY,
     NO_HISTORY,
@@ -80,7 +80,8 @@ class Backstore:
         self._state = state
         clean = state.stop in (StopKind.CLEAN, StopKind.NONE)
         self.unclean = not clean
-        self.history = state.history
+        self._history: History = state.history
+        self._sequence = state.history.position.sequence
         self.digest = state.digest
         if self.unclean and state.history.position.generation != NO_GENERATION:
             # Nobody knows where the old generation ended: nothing may be said in its name.
@@ -110,11 +111,21 @@ class Backstore:
                 link.lost_power |= state.stop is StopKind.POWER_LOST and link.ever_sync
         self.transfer_bytes_max = min(limits.TRANSFER_BYTES_MAX, options.log_bytes // 4)
 
+    @property
+    def history(self) -> History:
+        """Where the group stands; a value for the links, kept as one number for the writes."""
+        if self._history.position.sequence != self._sequence:
+            self._history = self._history.at(self._sequence)
+        return self._history
+
+    @history.setter
+    def history(self, history: History) -> None:
+        self._history = history
+        self._sequence = history.position.sequence
+
     def take_effects(self) -> list[Effect]:
         """The effects since the last call, in order."""
-        if not self.effects:
-            return []
-        taken = list(self.effects)
+        taken = self.effects.copy()
         self.effects.clear()
         return taken
 
@@ -218,9 +229,7 @@ class Backstore:
             and not self._make_room(len(payload), now)
         ):
             return False
-        sequence = self.history.position.sequence + 1
-        self.history = self.history.at(sequence)
-        operation.sequence = sequence
+        sequence = operation.sequence = self._sequence = self._sequence + 1
         self._in_flight[id(operation)] = operation
         if not self.links:
             return True
@@ -358,7 +367,7 @@ class Backstore:
 
     def _flush(self, operation: Operation, now: float) -> None:
         # Before the first write of a generation, what went before it must be there.
-        operation.sequence = self.history.position.sequence if self._begun else 0
+        operation.sequence = self._sequence if self._begun else 0
         self._in_flight[id(operation)] = operation
         self.emit(FlushLocal(operation))
         for link in self.links:
@@ -386,7 +395,7 @@ class Backstore:
         """Complete whatever no longer waits: watermarks moved, or a link stopped being waited for."""
         if self._pending or self._pending_durable:
             waiting = [link for link in self.links if link.waits]
-            everything = self.history.position.sequence
+            everything = self._sequence
             durable = min((link.durable_sequence for link in waiting), default=everything)
             received = min(
                 (
@@ -462,7 +471,9 @@ class Backstore:
 
     def next_timer(self, now: float) -> float:
         """When ``tick`` is due next, at the latest."""
-        due = min((link.next_timer(now) for link in self.links), default=now + 60.0)
+        due = now + limits.IDLE_TICK_SECONDS
+        for link in self.links:
+            due = min(due, link.next_timer(now))
         if self._pending or self._pending_durable or self._waiting:
             due = min(due, now + limits.SYNC_TIMEOUT_SECONDS_MIN / 5)
         return due

@@ -52,6 +52,7 @@ OVERFLOW_DWELL_SECONDS: Final = 1.0
 """Least time between an overflow and the BEGIN that answers it."""
 CLEAN_STOP_SECONDS: Final = 5.0
 STOP_POLL_SECONDS: Final = 0.02
+IDLE_TICK_SECONDS: Final = 60.0
 LOOP_LAG_SECONDS_MAX: Final = 1.0
 
 # --- resync ------------------------------------------------------------------------------------

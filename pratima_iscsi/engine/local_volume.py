@@ -7,6 +7,7 @@ One rule: never two writers at once, so that order needs no lock.
 """
 
 import asyncio
+import resource
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,12 @@ from pratima_iscsi.replication.operation import UPDATE, Operation
 
 _WRITE = int(RecordKind.WRITE)
 _ZERO = int(RecordKind.ZERO)
+
+
+def _waits() -> int:
+    """How often this thread has given up its processor to wait for something."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
+
 
 Job = Callable[[], Callable[[], None]]
 """Runs in a thread; what it returns runs on the loop."""
@@ -38,6 +45,7 @@ class LocalVolume:
         """Jobs of the writer's FIFO that are not done."""
         self._syncing = 0
         self._slow_until = 0.0
+        self._suspect_until = 0.0
 
     @property
     def inline(self) -> bool:
@@ -48,11 +56,12 @@ class LocalVolume:
 
     def write(self, operations: Sequence[Operation], done: Callable[[], None]) -> bool:
         """Write these in order; True: done already, False: ``done`` is called on the loop."""
-        if self.inline and all(operation.kind == _WRITE for operation in operations):
-            began = time.monotonic()
+        began = time.monotonic()
+        if self._may_write_inline(operations, began):
+            waits = _waits() if began < self._suspect_until else None
             self._write_all(operations)
             if time.monotonic() - began > limits.INLINE_SLOW_SECONDS:
-                self._slow_until = began + limits.WRITER_DWELL_SECONDS
+                self._was_slow(began, waits)
             return True
 
         def job() -> Callable[[], None]:
@@ -61,6 +70,27 @@ class LocalVolume:
 
         self._enqueue(job)
         return False
+
+    def _was_slow(self, began: float, waits: int | None) -> None:
+        """A slow call that waited leaves the loop; one that was only preempted says nothing.
+
+        Which of the two it was is known once the count of waits was read before the call, which
+        costs too much to be done always: the first slow call only arouses suspicion.
+        """
+        if waits is None:
+            self._suspect_until = began + limits.WRITER_DWELL_SECONDS
+        elif _waits() > waits:
+            self._slow_until = began + limits.WRITER_DWELL_SECONDS
+
+    def _may_write_inline(self, operations: Sequence[Operation], now: float) -> bool:
+        """Only data, and only while nothing else is under way (PROTOCOL: zeroes never inline)."""
+        if self._queued or self._syncing or now < self._slow_until:
+            return False
+        # A loop costs a third of all() over a generator, and one write is the common batch.
+        for operation in operations:  # noqa: SIM110
+            if operation.kind != _WRITE:
+                return False
+        return True
 
     def _write_all(self, operations: Sequence[Operation]) -> None:
         volume = self.volume

@@ -1,8 +1,8 @@
 """A group at work at its source: the Backstore's state machine, carried out on real edges.
 
-One turn of the wheel: operations collected in a wake-up are submitted together, the state machine
-pumps its links, and its effects are carried out in order until none is left. One rule: everything
-here runs on the loop's thread; threads only ever get immutable bytes and come back through the loop.
+One turn of the wheel: operations collected in a wake-up are submitted together, the effects are
+carried out in order, the links are pumped, until nothing is left to do. One rule: everything here
+runs on the loop's thread; threads only get immutable bytes, and come back through the loop.
 """
 
 import asyncio
@@ -89,22 +89,24 @@ class SourceGroup:
         if self._turning or self._closed:
             return
         self._turning = True
-        backstore = self.backstore
+        backstore, carry_out = self.backstore, self._carry_out
+        now = time.monotonic()
         try:
             while True:
-                now = time.monotonic()
                 if self.batch:
                     operations, self.batch = self.batch, []
                     backstore.submit(operations, now)
-                backstore.pump(now)
-                effects = backstore.take_effects()
-                if not effects and not self.batch:
-                    break
-                for effect in effects:
-                    self._carry_out[type(effect)](effect)
+                if not backstore.effects:
+                    if backstore.links and not self.batch:
+                        backstore.pump(now)
+                    if not backstore.effects and not self.batch:
+                        break
+                for effect in backstore.take_effects():
+                    carry_out[type(effect)](effect)
         finally:
             self._turning = False
-        self._arm(now)
+        if backstore.links or not self._timer:
+            self._arm(now)
 
     def _arm(self, now: float) -> None:
         """See to it that ``tick`` comes in time; a timer that is early enough is left alone."""

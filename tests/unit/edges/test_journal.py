@@ -111,6 +111,23 @@ def test_a_released_unit_is_not_given_out() -> None:
         journal.read(3)
 
 
+def test_a_unit_that_changed_since_is_not_given_out() -> None:
+    disk = SimDisk()
+    journal = fresh(disk)
+    journal.append(b"a" * 1000, 0)
+    disk.flip("journal.0000", 1000)
+    with pytest.raises(JournalRot, match="unit 1 is damaged"):
+        journal.read(1)
+
+
+def test_a_damaged_header_is_named() -> None:
+    disk = SimDisk()
+    fresh(disk).append(b"a", 0)
+    disk.flip("journal.0000", 40)
+    with pytest.raises(JournalRot, match=r"the header of segment journal\.0000 is damaged"):
+        make_journal(disk).scan(0, 0)
+
+
 def test_a_segment_that_cannot_be_made_leaves_the_journal_usable() -> None:
     for nth in range(4):
         disk = SimDisk()
@@ -198,7 +215,7 @@ def test_units_hidden_in_a_payload_are_not_units() -> None:
     journal.sync()
     segment = disk.directory().open("journal.0000")
     unit = segment.pread(512, 512)
-    journal.append(bytes(512 - 64) + unit.replace(b"a", b"b") + b"PRJU" * 200, 1)
+    journal.append(bytes(512 - 64) + unit.replace(b"a", b"b") + b"-PRJU" * 200, 1)
     journal.sync()
     disk.flip("journal.0000", 1024 + 20)  # the outer one is bad: its payload is scanned too
     again = make_journal(disk)

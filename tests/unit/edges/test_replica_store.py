@@ -152,7 +152,7 @@ def replica(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Replica]
 def test_a_fresh_replica_is_unbound_and_takes_nothing(replica: Replica) -> None:
     store = replica.store
     assert not store.state.bound and store.state.history == History(ORIGIN)
-    assert (store.durable, store.applicable) == (0, 0)
+    assert (store.durable, store.applicable, store.journal_used()) == (0, 0, 0)
     assert store.journal_room() > 0 and store.staging_room() > 0
     with pytest.raises(OSError, match="not bound"):
         store.append(None, 0)
@@ -279,7 +279,7 @@ def test_zero_ranges_that_are_holes_already_are_left_alone() -> None:
 
 def test_records_of_no_bytes_do_nothing(replica: Replica) -> None:
     replica.first_sync()
-    replica.send(write(11, 0, b""), zero(12, 0, 0))
+    replica.send(write(11, 0, b""), zero(12, 0, 0), make_record(K.FLUSH, length=5))
     assert replica.store.state.history == SYNCED.at(12)
     assert replica.content() == b"p" * SIZE
 
@@ -365,6 +365,18 @@ def test_the_operator_may_give_up_the_old_point_when_room_ends() -> None:
     replica.send(end(2))
     assert replica.store.state.consistent
     assert replica.content()[4 * BLOCK_BYTES : 6 * BLOCK_BYTES] == b"b" * 2 * BLOCK_BYTES
+
+
+def test_a_direct_begin_of_the_open_staged_transaction_applies_what_is_staged(
+    replica: Replica,
+) -> None:
+    replica.first_sync()
+    replica.send(begin(2, direct=False), resync(0, b"a" * BLOCK_BYTES))
+    replica.send(begin(2, direct=True), resync(1, b"b" * BLOCK_BYTES))
+    state = replica.store.state
+    assert (state.transaction, state.direct, state.consistent) == (2, True, False)
+    assert replica.content()[: 2 * BLOCK_BYTES] == b"a" * BLOCK_BYTES + b"b" * BLOCK_BYTES
+    assert not [name for name in replica.directory.names() if name.startswith("staging")]
 
 
 def test_a_power_cut_while_turning_direct_ends_direct_or_staged_with_every_block() -> None:
@@ -592,6 +604,7 @@ def test_only_what_a_checkpoint_covers_is_released() -> None:
     applied = replica.send(write(11, 0, b"x" * 4096)).index
     with pytest.raises(AssertionError):
         replica.store.release(applied)
+    assert replica.store.journal_used() > 4096
     assert replica.store.checkpoint() == applied
     replica.store.release(applied)
     assert replica.store.journal_room() >= room

@@ -7,9 +7,9 @@ was admitted and never from what links or replicas say.
 
 from dataclasses import dataclass, field
 
+from pratima_iscsi.operations import RecordKind
 from pratima_iscsi.positions import ORIGIN, Position
 from pratima_iscsi.records import Record
-from pratima_iscsi.operations import RecordKind
 
 
 @dataclass(slots=True)
@@ -20,6 +20,8 @@ class Generation:
     records: list[Record] = field(default_factory=list)
     rebased: dict[int, list[bytes]] = field(default_factory=dict)
     """Images that an END brought after a failed local write, by sequence."""
+    cursor: tuple[int, list[bytearray]] | None = None
+    """A sequence and the images there: the next question is mostly about a later one."""
 
 
 def apply(images: list[bytearray], record: Record) -> None:
@@ -31,11 +33,10 @@ def apply(images: list[bytearray], record: Record) -> None:
 
 
 class Model:
-    """The order of a group's writes, over all its incarnations."""
+    """The order of a group's writes, over all its incarnations, as one link's replica sees it."""
 
     def __init__(self, images: list[bytes]) -> None:
         self.generations: dict[int, Generation] = {0: Generation(images)}
-        self.ends: dict[Position, list[bytes]] = {}
 
     def begin(self, generation: int, base: list[bytes]) -> None:
         """A generation begins on these images."""
@@ -52,17 +53,25 @@ class Model:
         if exact:
             assert self.images(position) == images, f"END at {position} is not the order's image"
         elif position != ORIGIN:
-            self.generations[position.generation].rebased[position.sequence] = images
+            generation = self.generations[position.generation]
+            generation.rebased[position.sequence] = images
+            generation.cursor = None
         else:
             self.generations[0].base = images
+            self.generations[0].cursor = None
 
     def images(self, position: Position) -> list[bytes]:
         """The images of the group at ``position``."""
         generation = self.generations[position.generation]
         assert position.sequence <= len(generation.records), f"{position} was never written"
         start = max((s for s in generation.rebased if s <= position.sequence), default=0)
-        base = generation.rebased[start] if start in generation.rebased else generation.base
-        images = [bytearray(image) for image in base]
+        cursor = generation.cursor
+        if cursor is not None and start <= cursor[0] <= position.sequence:
+            start, images = cursor
+        else:
+            base = generation.rebased[start] if start in generation.rebased else generation.base
+            images = [bytearray(image) for image in base]
         for record in generation.records[start : position.sequence]:
             apply(images, record)
+        generation.cursor = (position.sequence, images)
         return [bytes(image) for image in images]

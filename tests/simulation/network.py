@@ -6,8 +6,17 @@ Old, doubled and damaged frames are delivered now and then: the replica must dro
 """
 
 from collections.abc import Callable
+from random import Random
 
+from pratima_iscsi.replication.messages import Message
 from tests.simulation.world import World
+
+TO_REPLICA = "to replica"
+TO_SOURCE = "to source"
+DATA = "data"
+
+Filter = Callable[[str, object], bool]
+"""Told the direction and the message or frame; True: it is lost."""
 
 
 class Network:
@@ -19,28 +28,38 @@ class Network:
         self.up = True
         self.cuts = 0
         self.latency = world.rng.choice([0.0002, 0.001, 0.02])
-        self._busy_until = {"to replica": 0.0, "to source": 0.0, "data": 0.0}
+        self._busy_until = {TO_REPLICA: 0.0, TO_SOURCE: 0.0, DATA: 0.0}
         self.channel: Channel | None = None
         self.old_frames: list[bytes] = []
-        self.hold_acks_until = 0.0
+        self.deaf_until = {TO_REPLICA: 0.0, TO_SOURCE: 0.0, DATA: 0.0}
+        """A direction loses everything until then, and nobody is told."""
+        self.lost_types: dict[type[Message], float] = {}
+        """Messages of one type are lost until then."""
+        self.drop: Filter = lambda direction, what: False
+        self.passed: Callable[[str, object], None] = lambda direction, what: None
+        """Told of whatever arrives: scenarios wait for it."""
 
-    def control(self, direction: str, deliver: Callable[[], None]) -> None:
+    def control(
+        self, direction: str, message: Message, deliver: Callable[[Message], None]
+    ) -> None:
         """Carry one control message, unless the line is cut before it arrives."""
-        if not self.up:
+        world = self.world
+        if not self.up or world.now < self.deaf_until[direction]:
+            return
+        if world.now < self.lost_types.get(type(message), 0.0) or self.drop(direction, message):
             return
         cuts = self.cuts
-        when = self._next(direction)
 
         def arrive() -> None:
             if self.cuts == cuts:
-                deliver()
+                deliver(message)
+                self.passed(direction, message)
 
-        self.world.at(when, arrive)
+        world.at(self._next(direction), arrive)
 
     def _next(self, direction: str) -> float:
         """In order: nothing overtakes what was sent before it."""
-        when = self.world.now + self.world.delay(self.latency)
-        when = max(when, self._busy_until[direction])
+        when = max(self.world.now + self.world.delay(self.latency), self._busy_until[direction])
         self._busy_until[direction] = when
         return when
 
@@ -52,6 +71,8 @@ class Network:
     def heal(self) -> None:
         """Messages pass again."""
         self.up = True
+        self.lost_types.clear()
+        self.deaf_until = dict.fromkeys(self.deaf_until, 0.0)
 
     def reset(self, reason: str) -> None:
         """Cut what is under way; the source hears of its data channel's end a little later."""
@@ -61,14 +82,17 @@ class Network:
             channel.cut(reason)
 
     def open(
-        self, deliver: Callable[[bytes], None], lost: Callable[[str], None], ready: Callable[[], None]
+        self,
+        deliver: Callable[[bytes], None],
+        lost: Callable[[str], None],
+        ready: Callable[[], None],
     ) -> "Channel":
         """A fresh data channel; the one before is closed with whatever it held."""
         if self.channel is not None:
             self.channel.close()
         channel = self.channel = Channel(self, deliver, lost)
         if self.up:
-            self.world.at(self._next("data"), lambda: None if channel.closed else ready())
+            self.world.at(self._next(DATA), lambda: None if channel.closed else ready())
         else:
             channel.cut("connection refused")
         return channel
@@ -86,19 +110,30 @@ class Channel:
         self.closed = False
         self.late = False
         """Closed by the source: what still arrives belongs to a dead session."""
+        self.broken = False
+        """A frame was lost in it: by TCP's nature nothing after it arrives either."""
 
     def send(self, frame: bytes) -> None:
         """Send one frame."""
         world, network = self.network.world, self.network
         if self.closed:
             return
-        world.at(network._next("data"), lambda: self._arrive(frame))
+        if world.now < network.deaf_until[DATA] or network.drop(DATA, frame):
+            self.broken = True
+        if self.broken:
+            return
         if network.hostile:
             self._disturb(frame)
+            if world.chance(0.004):
+                return  # lost, and what comes after it is not
+            if world.chance(0.004):
+                frame = _flip(frame, world.rng)
+        world.at(network._next(DATA), lambda: self._arrive(frame))
 
     def _arrive(self, frame: bytes) -> None:
         if not self.closed or self.late:
             self.deliver(frame)
+            self.network.passed(DATA, frame)
 
     def _disturb(self, frame: bytes) -> None:
         """Deliver what no honest network would."""
@@ -110,9 +145,8 @@ class Channel:
             old = world.rng.choice(network.old_frames)
             world.at(world.now + world.delay(0.01), lambda: self.deliver(old))
         if world.chance(0.01):
-            damaged = bytearray(frame)
-            damaged[world.rng.randrange(len(damaged))] ^= 1 << world.rng.randrange(8)
-            world.at(world.now + world.delay(0.01), lambda: self.deliver(bytes(damaged)))
+            damaged = _flip(frame, world.rng)
+            world.at(world.now + world.delay(0.01), lambda: self.deliver(damaged))
         if world.chance(0.005):
             cut = frame[: world.rng.randrange(len(frame))]
             world.at(world.now + world.delay(0.01), lambda: self.deliver(cut))
@@ -128,3 +162,10 @@ class Channel:
         """The source closes it; what is under way may still arrive."""
         self.late = not self.closed and self.network.world.chance(0.5)
         self.closed = True
+
+
+def _flip(frame: bytes, rng: Random) -> bytes:
+    """The frame with one bit the other way."""
+    damaged = bytearray(frame)
+    damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
+    return bytes(damaged)

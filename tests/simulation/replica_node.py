@@ -4,88 +4,22 @@ Beside them goes a shadow: what the replica's effective image must be, made from
 durability was acknowledged and from nothing else. Every recovery is held against the model.
 """
 
+import errno
 from collections.abc import Callable
 
 from pratima_iscsi.blocks import BLOCK_BYTES
-from pratima_iscsi.edges.replica_store import ReplicaStore
+from pratima_iscsi.edges.replica_store import ReplicaDamaged, ReplicaStore
 from pratima_iscsi.engine.standing import standing_of
-from pratima_iscsi.operations import RecordKind
-from pratima_iscsi.positions import ORIGIN, Position
 from pratima_iscsi.replication import sink as sk
 from pratima_iscsi.replication.messages import Closed, Hello, Message, Ping
-from pratima_iscsi.replication.wire import decode_batch
 from tests.simulation.disk import SimDisk
 from tests.simulation.model import Model
-from tests.simulation.network import Network
+from tests.simulation.network import TO_SOURCE, Network
+from tests.simulation.shadow import Shadow
 from tests.simulation.world import Node, World
 
-SEGMENT_BYTES = 1 << 18
-JOURNAL_BYTES = 6 * SEGMENT_BYTES
+SEGMENTS = 6
 PEER = b"source"
-
-
-class Shadow:
-    """The effective durable image, by what was acknowledged."""
-
-    def __init__(self, sizes: list[int]) -> None:
-        self.images = [bytearray(size) for size in sizes]
-        self.staged: dict[tuple[int, int], bytes] = {}
-        self.touched: set[tuple[int, int]] = set()
-        self.position: Position = ORIGIN
-        self.consistent = False
-        self.transaction = 0
-        self.direct = False
-
-    def take(self, frame: memoryview) -> None:
-        """The records of ``frame`` became durable."""
-        batch = decode_batch(frame)
-        for entry in batch.entries:
-            match entry.kind:
-                case RecordKind.BEGIN:
-                    payload = bytes(entry.payload)
-                    self.transaction = int.from_bytes(payload[:8], "big")
-                    self.direct = bool(payload[8])
-                    self.staged.clear()
-                    if self.direct:
-                        self.consistent = False
-                case RecordKind.END:
-                    self._commit(bytes(entry.payload))
-                case RecordKind.WRITE | RecordKind.RESYNC:
-                    self._put(entry.volume, entry.offset, bytes(entry.payload))
-                case RecordKind.ZERO | RecordKind.RESYNC_ZERO:
-                    self._put(entry.volume, entry.offset, bytes(entry.length))
-                case RecordKind.GENERATION if not self.transaction:
-                    self.position = Position(int.from_bytes(entry.payload[:8], "big"), 0)
-            if entry.sequence and not self.transaction:
-                self.position = Position(self.position.generation, entry.sequence)
-
-    def _put(self, volume: int, offset: int, data: bytes) -> None:
-        image = self.images[volume]
-        if not self.transaction or self.direct:
-            image[offset : offset + len(data)] = data
-            self.touched.update(self._blocks(volume, offset, len(data)))
-            return
-        for key in self._blocks(volume, offset, len(data)):
-            start = key[1] * BLOCK_BYTES
-            old = self.staged.get(key, bytes(image[start : start + BLOCK_BYTES]))
-            block = bytearray(old)
-            low, high = max(start, offset), min(start + len(block), offset + len(data))
-            block[low - start : high - start] = data[low - offset : high - offset]
-            self.staged[key] = bytes(block)
-
-    def _blocks(self, volume: int, offset: int, length: int) -> list[tuple[int, int]]:
-        first, end = offset // BLOCK_BYTES, -(-(offset + length) // BLOCK_BYTES)
-        return [(volume, block) for block in range(first, end)]
-
-    def _commit(self, payload: bytes) -> None:
-        for (volume, block), data in self.staged.items():
-            start = block * BLOCK_BYTES
-            self.images[volume][start : start + len(data)] = data
-            self.touched.add((volume, block))
-        self.staged.clear()
-        self.transaction, self.direct, self.consistent = 0, False, True
-        generation, sequence = (int.from_bytes(payload[at : at + 8], "big") for at in (8, 16))
-        self.position = Position(generation, sequence)
 
 
 class ReplicaNode(Node):
@@ -99,20 +33,16 @@ class ReplicaNode(Node):
         model: Model,
         credit: int,
         tell_source: Callable[[Message], None],
+        name: str = "replica",
     ) -> None:
-        super().__init__(world, "replica")
+        super().__init__(world, name)
         self.network = network
         self.sizes = sizes
         self.model = model
         self.credit = credit
+        self.segment_bytes = max(1 << 16, credit // 4)
         self.tell_source = tell_source
-        self.disk = SimDisk()
-        directory = self.disk.directory()
-        for index, size in enumerate(sizes):
-            file = directory.open(f"v{index}", create=True)
-            file.truncate(size)
-            file.fdatasync()
-        directory.sync()
+        self.disk = fresh_disk(sizes)
         self.shadow = Shadow(sizes)
         self.frames: dict[int, memoryview] = {}
         """Frames by journal unit, until they are durable."""
@@ -120,6 +50,10 @@ class ReplicaNode(Node):
         self.sink: sk.Sink
         self.store: ReplicaStore
         self.recoveries = 0
+        self.notices: list[sk.Notice] = []
+        self.staging_bytes = 1 << 40
+        self.spoilt = False
+        """Its disk was exchanged or damaged: what it acknowledged may be gone."""
 
     # --- life ----------------------------------------------------------------------------------
 
@@ -129,11 +63,14 @@ class ReplicaNode(Node):
         self.alive = True
         self.tick_at = float("inf")
         self.frames.clear()
+        self.disk.faults.heal()
+        self.disk.faults.capacity_bytes = 1 << 50
         self.store = self.recover(self.disk)
         self.check_recovered(self.store, self.disk)
+        self.spoilt = False
         rng = self.world.rng
         state = self.store.state
-        self._follow(state.n)
+        self._follow()
         self.sink = sk.Sink(
             standing_of(state),
             node=b"replica-node-id.",
@@ -146,7 +83,7 @@ class ReplicaNode(Node):
             journal_room=self.store.journal_room,
             staging_room=self.store.staging_room,
         )
-        self.world.trace("replica", f"up at {state.history.position} n={state.n}")
+        self.world.trace(self.name, f"up at {state.history.position} n={state.n} {state.reason}")
         self.after_event()
 
     def recover(self, disk: SimDisk) -> ReplicaStore:
@@ -157,24 +94,21 @@ class ReplicaNode(Node):
         return ReplicaStore.open(
             directory,
             files,
-            segment_bytes=SEGMENT_BYTES,
-            journal_bytes=JOURNAL_BYTES,
+            segment_bytes=self.segment_bytes,
+            journal_bytes=SEGMENTS * self.segment_bytes,
+            staging_bytes=self.staging_bytes,
             reserve_bytes=0,
             clock=lambda: int(self.world.now * 1e9),
             random_bytes=self.world.rng.randbytes,
         )
 
-    def _follow(self, n: int) -> None:
+    def _follow(self) -> None:
         """A recovery may present more than was acknowledged: the shadow goes on from the disk."""
         images = self.volumes(self.disk)
-        state = self.store.state
-        shadow = self.shadow
+        state, shadow = self.store.state, self.shadow
         for index, image in enumerate(images):
-            for block in range(-(-len(image) // BLOCK_BYTES)):
-                span = slice(block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES)
-                if shadow.images[index][span] != image[span]:
-                    shadow.images[index][span] = image[span]
-                    shadow.touched.add((index, block))
+            if shadow.images[index] != image:
+                shadow.images[index][:] = image
         shadow.position, shadow.consistent = state.history.position, state.consistent
         shadow.transaction, shadow.direct = state.transaction, state.direct
         shadow.staged.clear()
@@ -194,28 +128,36 @@ class ReplicaNode(Node):
 
     def check_recovered(self, store: ReplicaStore, disk: SimDisk) -> None:
         """I1 and I3: a consistent replica presents the order's image, not behind what it acked."""
-        state = store.state
+        state, shadow = store.state, self.shadow
         assert not state.failed, f"recovery failed: {state.failed}"
         if not state.consistent:
-            assert not self.shadow.consistent, f"a consistent replica was lost: {state.reason}"
+            assert self.spoilt or not shadow.consistent, f"a good replica was lost: {state.reason}"
             return
-        position, acked = state.history.position, self.shadow.position
+        position, acked = state.history.position, shadow.position
         images = self.volumes(disk)
-        assert images == self.model.images(position), f"recovered image is not that of {position}"
-        if self.shadow.consistent and position.generation == acked.generation:
-            assert position.sequence >= acked.sequence, f"acked {acked}, recovered {position}"
+        assert images == self.model.images(position), f"I1: the image is not that of {position}"
+        if shadow.consistent and position.generation == acked.generation and not self.spoilt:
+            assert position.sequence >= acked.sequence, f"I3: acked {acked}, recovered {position}"
 
     def check_image(self, *, power: bool) -> None:
         """Take an image now, as a power cut or a copy would, recover it, hold it to the model."""
         disk = self.disk.power_cut(self.world.rng) if power else self.disk.clone()
+        disk.faults.heal()
+        disk.faults.capacity_bytes = 1 << 50
         self.check_recovered(self.recover(disk), disk)
 
     def crash(self, *, power: bool) -> None:
         """Die now."""
-        self.world.trace("replica", "POWER CUT" if power else "KILLED")
+        self.world.trace(self.name, "POWER CUT" if power else "KILLED")
         self.die()
         self.network.reset("the replica died")
         self.disk = self.disk.power_cut(self.world.rng) if power else self.disk.crash()
+
+    def exchange(self, disk: SimDisk) -> None:
+        """The dead replica gets another disk: an older copy, or an empty one."""
+        assert not self.alive
+        self.disk = disk
+        self.spoilt = True
 
     # --- events --------------------------------------------------------------------------------
 
@@ -255,11 +197,12 @@ class ReplicaNode(Node):
             self.sink.tick(self.world.now)
 
     def _carry_out(self, effect: sk.SinkEffect) -> None:
-        world, sink = self.world, self.sink
+        world = self.world
         match effect:
             case sk.Tell():
-                world.trace("replica", f"> {effect.message}")
-                self.network.control("to source", lambda: self.tell_source(effect.message))
+                if world.tracing:
+                    world.trace(self.name, f"> {effect.message}")
+                self.network.control(TO_SOURCE, effect.message, self.tell_source)
             case sk.Bind():
                 self.later(world.delay(0.002), lambda: self._bind(effect))
             case sk.WriteJournal():
@@ -267,24 +210,35 @@ class ReplicaNode(Node):
             case sk.Apply():
                 self.later(world.delay(0.003), lambda: self._apply(effect))
             case sk.Checkpoint():
-                self.later(
-                    world.delay(0.01),
-                    lambda: sink.checkpointed(self.store.checkpoint(), world.now),
-                )
+                self.later(world.delay(0.01), self._checkpoint)
             case sk.Release():
                 self.later(world.delay(0.001), lambda: self._release(effect))
             case sk.Notice():
-                world.trace("replica", f"{effect.event}: {effect.reason}")
+                self.notices.append(effect)
+                world.trace(self.name, f"{effect.event}: {effect.reason}")
+
+    # --- the two threads' jobs, as engine/replica_group.py has them ------------------------------
+
+    def _failed(self, what: str, error: Exception) -> None:
+        self.sink.fail(f"{what}: {error}")
 
     def _bind(self, effect: sk.Bind) -> None:
-        self.store.bind(effect.group, effect.name, effect.volumes, b"replica-node-id.")
+        try:
+            self.store.bind(effect.group, effect.name, effect.volumes, b"replica-node-id.")
+        except OSError as error:
+            self._failed("the replica cannot be bound", error)
+            return
         self.sink.bound(effect, self.world.now)
 
     def _write_journal(self, effect: sk.WriteJournal) -> None:
-        for frame in effect.frames:
-            index = self.store.append(frame, effect.mark)
-            if frame is not None:
-                self.frames[index] = frame
+        try:
+            for frame in effect.frames:
+                index = self.store.append(frame, effect.mark)
+                if frame is not None:
+                    self.frames[index] = frame
+        except OSError as error:
+            self._failed("the journal cannot be written", error)
+            return
         self.sink.journal_written(self.world.now)
         if effect.sync:
             self.later(self.world.delay(0.004), self._sync)
@@ -292,18 +246,55 @@ class ReplicaNode(Node):
             self.sink.journal_done(False, self.world.now)
 
     def _sync(self) -> None:
-        self.store.sync()
+        try:
+            self.store.sync()
+        except OSError as error:
+            self._failed("the journal cannot be synced", error)
+            return
         for index in sorted(self.frames):
             self.shadow.take(self.frames.pop(index))
         self.sink.journal_done(True, self.world.now)
 
     def _apply(self, effect: sk.Apply) -> None:
-        applied = self.store.apply(effect.upto, 1 << 20)
+        try:
+            applied = self.store.apply(effect.upto, 1 << 20)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                self.sink.apply_blocked(f"no room: {error}", self.world.now)
+            else:
+                self._failed("the volume cannot be written", error)
+            return
+        except ReplicaDamaged as error:
+            assert self.spoilt, f"rot where nothing was spoilt: {error}"
+            self._failed("the journal cannot be applied", error)
+            return
         answers = [(a.transaction, a.verify, a.differing) for a in applied.answers]
         self.sink.applied(applied.index, applied.frame_bytes, answers, self.world.now)
 
+    def _checkpoint(self) -> None:
+        try:
+            upto = self.store.checkpoint()
+        except OSError as error:
+            self._failed("the volume cannot be synced", error)
+            return
+        self.sink.checkpointed(upto, self.world.now)
+
     def _release(self, effect: sk.Release) -> None:
-        self.store.release(effect.upto)
+        try:
+            self.store.release(effect.upto)
+        except OSError as error:
+            self._failed("the journal cannot be reused", error)
+            return
         self.sink.released(self.world.now)
 
 
+def fresh_disk(sizes: list[int]) -> SimDisk:
+    """A replica's disk with blank volumes and no state."""
+    disk = SimDisk()
+    directory = disk.directory()
+    for index, size in enumerate(sizes):
+        file = directory.open(f"v{index}", create=True)
+        file.truncate(size)
+        file.fdatasync()
+    directory.sync()
+    return disk

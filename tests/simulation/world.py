@@ -20,6 +20,8 @@ class Node:
         """Counts incarnations: an event of an earlier life never happens."""
         self.alive = False
         self.paused_until = 0.0
+        self.backlog: list[Event] = []
+        """Events that came while the node was paused, in their order."""
 
     def later(self, delay: float, event: Event) -> None:
         """Run ``event`` after ``delay`` seconds, if this node still lives the same life."""
@@ -28,13 +30,34 @@ class Node:
         def run() -> None:
             if self.life != life or not self.alive:
                 return
-            if self.world.now < self.paused_until:
-                self.world.at(self.paused_until, run)
+            if self.backlog or self.world.now < self.paused_until:
+                if not self.backlog:
+                    self.world.at(self.paused_until, self._resume)
+                self.backlog.append(run)
                 return
             event()
             self.after_event()
 
         self.world.at(self.world.now + delay, run)
+
+    def pause(self, seconds: float) -> None:
+        """Do nothing for so long."""
+        self.paused_until = max(self.paused_until, self.world.now + seconds)
+
+    def resume(self) -> None:
+        """Go on at once."""
+        self.paused_until = 0.0
+        if self.backlog:
+            self._resume()
+
+    def _resume(self) -> None:
+        if self.world.now < self.paused_until:
+            self.world.at(self.paused_until, self._resume)
+            return
+        held, self.backlog = self.backlog, []
+        for run in held:
+            run()
+            self.world.check()
 
     def after_event(self) -> None:
         """Called after every event of this node."""
@@ -43,6 +66,7 @@ class Node:
         """Whatever was under way is gone."""
         self.life += 1
         self.alive = False
+        self.backlog.clear()
 
 
 class World:
@@ -71,17 +95,21 @@ class World:
             self.now, _, event = heapq.heappop(self._heap)
             self.events += 1
             event()
-            for check in self.checks:
-                check()
+            self.check()
             if stop is not None and stop():
                 return True
         self.now = until
         return False
 
-    def trace(self, who: str, what: str) -> None:
+    def check(self) -> None:
+        """Hold everything that must always hold."""
+        for check in self.checks:
+            check()
+
+    def trace(self, who: str, what: object) -> None:
         """One line of the run's story."""
         if self.tracing:
-            self.lines.append(f"{self.now - 1000.0:10.4f} {who:8} {what}")
+            self.lines.append(f"{self.now - 1000.0:10.4f} {who:9} {what}")
 
     def chance(self, probability: float) -> bool:
         """True with this probability."""

@@ -1,0 +1,118 @@
+"""I5, looked at from outside: what differs, and whether log, table, T or a write in flight name it.
+
+It keeps its own count of the blocks in a link's queue, followed record by record, and asks nothing of
+the product but its three sets.
+"""
+
+from collections import Counter, deque
+
+from pyroaring import BitMap
+
+from pratima_iscsi.backstore import Backstore
+from pratima_iscsi.blocks import BLOCK_BYTES
+from pratima_iscsi.operations import RecordKind
+from pratima_iscsi.ordered_log import LinkQueue
+from pratima_iscsi.records import Record
+from pratima_iscsi.replication.link import Link
+
+_BRINGS = frozenset(
+    {RecordKind.WRITE, RecordKind.ZERO, RecordKind.RESYNC, RecordKind.RESYNC_ZERO}
+)
+_Key = tuple[int, int]
+
+
+class QueueBlocks:
+    """How many records of a queue touch each block."""
+
+    def __init__(self) -> None:
+        self._mirror: deque[tuple[Record, tuple[_Key, ...]]] = deque()
+        self.count: Counter[_Key] = Counter()
+
+    def follow(self, queue: LinkQueue) -> None:
+        """Take in what left the queue at its head and what came at its tail."""
+        sent, unsent, mirror = queue.sent, queue.unsent, self._mirror
+        total = len(sent) + len(unsent)
+        head = sent[0] if sent else unsent[0] if unsent else None
+        while mirror and mirror[0][0] is not head:
+            self._drop()
+        known = len(mirror)
+        if known > total or (known and mirror[-1][0] is not _at(queue, known - 1)):
+            while mirror:
+                self._drop()
+            known = 0
+        for place in range(known, total):
+            record = _at(queue, place)
+            blocks: tuple[_Key, ...] = ()
+            if record.kind in _BRINGS:
+                first, end = record.offset, record.offset + record.length
+                volume = record.volume
+                span = range(first // BLOCK_BYTES, -(-end // BLOCK_BYTES))
+                blocks = tuple((volume, block) for block in span)
+            mirror.append((record, blocks))
+            self.count.update(blocks)
+
+    def _drop(self) -> None:
+        _, blocks = self._mirror.popleft()
+        count = self.count
+        for block in blocks:
+            count[block] -= 1
+
+
+def _at(queue: LinkQueue, place: int) -> Record:
+    sent = len(queue.sent)
+    return queue.sent[place] if place < sent else queue.unsent[place - sent]
+
+
+class Cover:
+    """One link's differing blocks, and the check that something covers each."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        self.sizes = sizes
+        self.differing = [BitMap() for _ in sizes]
+        self._queue = QueueBlocks()
+
+    def compare(self, blocks: set[_Key], mine: list[bytearray], theirs: list[bytearray]) -> None:
+        """Look at ``blocks`` again."""
+        for volume, block in blocks:
+            start, end = block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES
+            if mine[volume][start:end] == theirs[volume][start:end]:
+                self.differing[volume].discard(block)
+            else:
+                self.differing[volume].add(block)
+
+    def every_block(self) -> set[_Key]:
+        """All blocks of all volumes."""
+        return {
+            (volume, block)
+            for volume, size in enumerate(self.sizes)
+            for block in range(-(-size // BLOCK_BYTES))
+        }
+
+    @property
+    def differs(self) -> int:
+        """How many blocks differ."""
+        return sum(map(len, self.differing))
+
+    def check(self, backstore: Backstore, link: Link) -> None:
+        """I5: {local ≠ the replica's durable} ⊆ log ∪ table ∪ T ∪ writes in flight."""
+        self._queue.follow(link.queue)
+        in_flight: set[_Key] | None = None
+        for volume, differing in enumerate(self.differing):
+            if not differing:
+                continue
+            rest = differing - link.table.bitmaps[volume]
+            if link.transaction is not None:
+                rest -= link.transaction.sent.bitmaps[volume]
+            for block in rest:
+                if self._queue.count[volume, block] > 0:
+                    continue
+                if in_flight is None:
+                    in_flight = _in_flight(backstore)
+                assert (volume, block) in in_flight, (
+                    f"I5: block {(volume, block)} differs and nothing covers it"
+                )
+
+
+def _in_flight(backstore: Backstore) -> set[_Key]:
+    table = backstore.in_flight_cover()
+    return {(volume, block) for volume, bitmap in enumerate(table.bitmaps) for block in bitmap}

@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 from pratima_iscsi.errors import RemoteProtocolError
 from pratima_iscsi.iscsi.pdu import RESERVED_TAG
+from pratima_iscsi.limits import TRANSFER_BYTES_MAX
 from pratima_iscsi.operations import Buffer
 from pratima_iscsi.scsi.sense import Sense, SenseKey
 from pratima_iscsi.scsi.task import (
@@ -123,17 +124,22 @@ def shortened(cdb: bytes, blocks: int) -> bytes:
 
 
 def data_in_charge(cdb: bytes, edtl: int, block_size: int) -> int:
-    """Bytes of data-in to reckon with: what a READ asks for, for others what is expected."""
+    """Bytes of data-in to reckon with: what a READ asks for, for others what is expected.
+
+    No unit reads more than the longest transfer, whatever a CDB says.
+    """
     opcode = cdb[0]
     if opcode == READ_10:
-        return (cdb[7] << 8 | cdb[8]) * block_size
-    if opcode == READ_16:
-        return int.from_bytes(cdb[10:14], "big") * block_size
-    if opcode == READ_12:
-        return int.from_bytes(cdb[6:10], "big") * block_size
-    if opcode == READ_6:
-        return (cdb[4] or READ_6_ZERO_MEANS) * block_size
-    return edtl
+        length = (cdb[7] << 8 | cdb[8]) * block_size
+    elif opcode == READ_16:
+        length = int.from_bytes(cdb[10:14], "big") * block_size
+    elif opcode == READ_12:
+        length = int.from_bytes(cdb[6:10], "big") * block_size
+    elif opcode == READ_6:
+        length = (cdb[4] or READ_6_ZERO_MEANS) * block_size
+    else:
+        length = edtl
+    return length if length <= TRANSFER_BYTES_MAX else TRANSFER_BYTES_MAX
 
 
 OUT_OF_ORDER: Final = Sense(SenseKey.ABORTED_COMMAND, 0x47, 0x05)

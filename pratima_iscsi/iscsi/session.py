@@ -349,7 +349,7 @@ class Session(Nexus):
             command.takes_data_in = True
         elif edtl:
             command.edtl = 0
-        charge = data_in_charge(cdb, edtl, unit.block_size)
+        charge = data_in_charge(cdb, command.edtl, unit.block_size)
         if charge:
             under_way = self._reading + self.queued
             if under_way and under_way + charge > DATA_IN_BYTES_MAX:

@@ -32,6 +32,15 @@ pytestmark = [
 ]
 
 
+LINK_DELAY_SECONDS = 0.03
+
+
+def slow_link(scene: Scene) -> None:
+    """Records travel for a while, so that what is promised too early is missing at a kill."""
+    assert scene.wire is not None
+    scene.wire.data.paths[Direction.TO_SERVER].delay_seconds = LINK_DELAY_SECONDS
+
+
 @pytest.fixture(autouse=True)
 def says_its_seed() -> Iterator[None]:
     print(f"\nTORTURE_SEED={SEED} TORTURE_CYCLES={CYCLES}")
@@ -60,9 +69,10 @@ def test_replica_killed_and_frozen_at_random_always_recovers_a_prefix(tmp_path: 
 
 
 def test_sync_acknowledged_means_in_every_image_of_the_replica(tmp_path: Path) -> None:
-    scene = Scene(tmp_path, SEED + 1, ["--mode", "sync"], required=True)
+    scene = Scene(tmp_path, SEED + 1, ["--mode", "sync"], required=True, wired=True)
     promised = 0
     with scene.running(), scene.workload.running() as workload:
+        slow_link(scene)
         for _ in range(max(3, CYCLES // 5)):
             for take in (scene.shoot, scene.shoot_killed):
                 scene.work(100, 300)
@@ -81,8 +91,9 @@ def test_sync_acknowledged_means_in_every_image_of_the_replica(tmp_path: Path) -
 def test_killed_primary_loses_nothing_acknowledged_and_the_replica_follows_it(
     tmp_path: Path,
 ) -> None:
-    scene = Scene(tmp_path, SEED + 2)
+    scene = Scene(tmp_path, SEED + 2, wired=True)
     with scene.running():
+        slow_link(scene)
         for _ in range(max(3, CYCLES // 5)):
             with scene.workload.running() as workload:
                 scene.work(300, 600)

@@ -67,6 +67,8 @@ class _Connection:
 
     def send(self, header: bytes, data: bytes = b"") -> None:
         """Queue one PDU."""
+        if self._writer.transport.is_closing():
+            raise ConnectionError("the connection is closed")
         self._writer.write(header + data + bytes(-len(data) % 4))
 
     async def drain(self) -> None:
@@ -201,10 +203,11 @@ class IscsiSession:
     async def close(self) -> None:
         """Log out if nothing is under way, and close."""
         if self._lost is None and not self._tasks:
-            self._connection.send(
-                OTHER.pack(0x06 | AT_ONCE, 0x80, 0, 0, 0, 1, 0, self._command, self._expected())
+            logout = OTHER.pack(
+                0x06 | AT_ONCE, 0x80, 0, 0, 0, 1, 0, self._command, self._expected()
             )
             with contextlib.suppress(TimeoutError, OSError, EOFError):
+                self._connection.send(logout)
                 await asyncio.wait_for(self._connection.drain(), LOGIN_SECONDS)
                 await asyncio.wait_for(asyncio.shield(self._reading), LOGIN_SECONDS)
         self._reading.cancel()
@@ -227,6 +230,7 @@ class IscsiSession:
                 raise ConnectionError(f"the session is lost: {self._lost}")
             tag = next(self._tags) & 0x7FFF_FFFF
             task = _Task(asyncio.get_running_loop().create_future(), data_out)
+            task.done.add_done_callback(_told)
             self._tasks[tag] = task
             first = data_out[: self._immediate]
             flags = 0x80 | (0x20 if data_out else 0) | (0x40 if expected else 0) | 1
@@ -341,6 +345,12 @@ class IscsiSession:
                 ),
                 part,
             )
+
+
+def _told(done: "asyncio.Future[int]") -> None:
+    """A command that nobody waits for any more may end as it likes."""
+    if not done.cancelled():
+        done.exception()
 
 
 BUSY_TARGET: Final = 0x100

@@ -17,7 +17,7 @@ help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 quickstart: $(VENV)/.installed ## a target and a replica on loopback, written through a real login, compared
-	@$(BIN)/python packaging/quickstart.py
+	@$(BIN)/python tools/quickstart.py
 
 test: system-packages $(VENV)/.installed-dev lint types layers ## every check and test that this machine can run
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -392,7 +392,7 @@ class Backstore:
     # --- waiting for replicas ------------------------------------------------------------------
 
     def confirmed(self, now: float) -> None:
-        """Complete whatever no longer waits: watermarks moved, or a link stopped being waited for."""
+        """Complete what no longer waits: watermarks moved, or a link is no longer waited for."""
         if self._pending or self._pending_durable:
             waiting = [link for link in self.links if link.waits]
             everything = self._sequence
@@ -421,12 +421,12 @@ class Backstore:
                 for queue in (self._pending, self._pending_durable, self._waiting)
                 if queue
             ),
-            default=None,
+            default=now,
         )
         for link in self.links:
-            if oldest is not None and link.waits and not link.options.block:
-                if now - oldest >= link.options.sync_timeout and self._owes(link):
-                    link.degrade()
+            patient = link.options.block or now - oldest < link.options.sync_timeout
+            if link.waits and not patient and self._owes(link):
+                link.degrade()
             link.try_return(now)
 
     def _owes(self, link: Link) -> bool:

@@ -1,7 +1,7 @@
 """The block write table: which 4 KiB blocks of each volume a replica may lack.
 
 One compressed bitmap per volume, so that a terabyte of scattered writes costs bits and a long run
-costs nothing. One rule: a write marks every block that it touches, and only whole blocks are cleared.
+costs nothing. One rule: a write marks every block that it touches; only whole blocks are cleared.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

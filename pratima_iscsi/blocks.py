@@ -53,7 +53,7 @@ class BlockRange:
         return min(self.end * BLOCK_BYTES, volume_bytes) - self.offset
 
     def overlaps(self, volume: int, first: int, end: int) -> bool:
-        """Whether blocks ``first`` to ``end`` (exclusive) of ``volume`` share one with this range."""
+        """Whether it shares a block with ``first`` to ``end`` (exclusive) of ``volume``."""
         return volume == self.volume and first < self.end and self.first < end
 
 

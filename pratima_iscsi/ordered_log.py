@@ -1,9 +1,10 @@
 """The ordered log: the bounded FIFO of records, with their data, that some link has yet to confirm.
 
-The log counts bytes; each link has a queue of references into it. A queue's records have consecutive
-link sequences, the first of them ``first_n``: those sent in this session stand before those that are
-not, and only unsent ones may be dropped while a session lasts. One rule: a record leaves a queue by
-a durable acknowledgement or by being dropped into the block write table, and in no other way.
+The log counts bytes; each link has a queue of references into it. A queue's records have
+consecutive link sequences, the first of them ``first_n``: those sent in this session stand before
+those that are not, and only unsent ones may be dropped while a session lasts. One rule: a record
+leaves a queue by a durable acknowledgement or by being dropped into the block write table, and in
+no other way.
 """
 
 from collections import deque

@@ -151,7 +151,7 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """Payload of an END record: the replica adopts ``history`` (position, ancestry) and ``digest``."""
+    """Payload of an END record: the replica adopts ``history`` and ``digest``."""
 
     transaction: int
     history: History

@@ -54,22 +54,25 @@ class LocalVolume:
 
     # --- writes --------------------------------------------------------------------------------
 
-    def write(self, operations: Sequence[Operation], done: Callable[[], None]) -> bool:
-        """Write these in order; True: done already, False: ``done`` is called on the loop."""
+    def write_inline(self, operations: Sequence[Operation]) -> bool:
+        """Write these now, in order, if the loop may; False: nothing was done, ``queue`` them."""
         began = time.monotonic()
-        if self._may_write_inline(operations, began):
-            waits = _waits() if began < self._suspect_until else None
-            self._write_all(operations)
-            if time.monotonic() - began > limits.INLINE_SLOW_SECONDS:
-                self._was_slow(began, waits)
-            return True
+        if not self._may_write_inline(operations, began):
+            return False
+        waits = _waits() if began < self._suspect_until else None
+        self._write_all(operations)
+        if time.monotonic() - began > limits.INLINE_SLOW_SECONDS:
+            self._was_slow(began, waits)
+        return True
+
+    def queue(self, operations: Sequence[Operation], done: Callable[[], None]) -> None:
+        """Write these in the writer thread, after all that is queued; then ``done`` on the loop."""
 
         def job() -> Callable[[], None]:
             self._write_all(operations)
             return done
 
         self._enqueue(job)
-        return False
 
     def _was_slow(self, began: float, waits: int | None) -> None:
         """A slow call that waited leaves the loop; one that was only preempted says nothing.

@@ -62,6 +62,8 @@ class SourceGroup:
         self._report = report
         self._state_writer = ThreadPoolExecutor(1, "state")
         self._turning = False
+        self._now = 0.0
+        """When the turn under way began."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self._closed = False
@@ -90,7 +92,7 @@ class SourceGroup:
             return
         self._turning = True
         backstore, carry_out = self.backstore, self._carry_out
-        now = time.monotonic()
+        now = self._now = time.monotonic()
         try:
             while True:
                 if self.batch:
@@ -157,20 +159,22 @@ class SourceGroup:
     def _write_local(self, effect: fx.WriteLocal) -> None:
         operations = effect.operations
         if len(self.volumes) == 1:
-            self._write_volume(0, operations)
+            self._write_volume(self.volumes[0], operations)
             return
-        for index in range(len(self.volumes)):
+        for index, volume in enumerate(self.volumes):
             mine = [operation for operation in operations if operation.volume == index]
             if mine:
-                self._write_volume(index, mine)
+                self._write_volume(volume, mine)
 
-    def _write_volume(self, index: int, operations: Sequence[Operation]) -> None:
-        def done() -> None:
-            self.backstore.local_done(operations, time.monotonic())
-            self.turn()
+    def _write_volume(self, volume: LocalVolume, operations: Sequence[Operation]) -> None:
+        if volume.write_inline(operations):
+            self.backstore.local_done(operations, self._now)
+        else:
+            volume.queue(operations, lambda: self._written(operations))
 
-        if self.volumes[index].write(operations, done):
-            self.backstore.local_done(operations, time.monotonic())
+    def _written(self, operations: Sequence[Operation]) -> None:
+        self.backstore.local_done(operations, time.monotonic())
+        self.turn()
 
     def _update_local(self, effect: fx.UpdateLocal) -> None:
         operation = effect.operation

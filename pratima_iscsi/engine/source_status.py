@@ -16,6 +16,7 @@ from pratima_iscsi.control.status import (
 from pratima_iscsi.engine.replica_status import history_status, position_status
 from pratima_iscsi.engine.source_group import SourceGroup
 from pratima_iscsi.limits import LAG_SAMPLE_SECONDS, LAG_SAMPLES_MAX
+from pratima_iscsi.positions import UNKNOWN
 from pratima_iscsi.replication.link import Link
 from pratima_iscsi.replication.states import Connection, LinkState, Role
 
@@ -77,7 +78,7 @@ def link_status(link: Link, clock: LagClock, waiting: int, now: float) -> LinkSt
         reason=link.reason,
         mode=link.options.mode.value,
         lag=Lag(
-            writes=len(link.queue),
+            writes=writes_behind(link),
             bytes=sum_payload(link),
             seconds=round(clock.seconds(link, now), 3),
         ),
@@ -88,6 +89,18 @@ def link_status(link: Link, clock: LagClock, waiting: int, now: float) -> LinkSt
         heard_seconds=round(now - link.heard_at, 1) if link.heard_at else None,
         held_writes=waiting if link.waits else 0,
     )
+
+
+def writes_behind(link: Link) -> int:
+    """The group's writes after the replica's durable position; those of a generation whose end
+    nobody knows are not counted."""
+    history, base = link.group.history, link.base
+    ours = history.position
+    if base.generation == ours.generation:
+        return max(0, ours.sequence - base.sequence)
+    last = history.end_of(base.generation)
+    missing = 0 if last in (None, UNKNOWN) else max(0, last - base.sequence)
+    return ours.sequence + missing
 
 
 def sum_payload(link: Link) -> int:

@@ -1,4 +1,4 @@
-"""`make quickstart`: what it shows is true, on a terminal and off one; it leaves nothing running."""
+"""`make quickstart`: what it shows is true, on a terminal and off; it leaves nothing running."""
 
 import contextlib
 import os

@@ -107,9 +107,10 @@ class Workload:
         thread = threading.Thread(target=lambda: asyncio.run(self._run(started)), name="workload")
         thread.start()
         started.wait(WAIT_SECONDS)
+        if self._lost is not None:
+            thread.join(WAIT_SECONDS)
+            raise AssertionError(f"no login: {self._lost}")
         try:
-            if self._lost is not None:
-                raise AssertionError(f"no login: {self._lost}")
             yield self
         finally:
             self._loop.call_soon_threadsafe(self._stop.set)

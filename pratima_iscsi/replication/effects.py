@@ -87,8 +87,8 @@ class ReadBlocks:
     """Read ranges in order with the writes before; answer with ``blocks_read``.
 
     A range may be answered in part, from its beginning: with ``blocks_max`` blocks of data at the
-    most, while zeros that the volume knows without reading have no such bound. With ``sweep`` only the page cache may
-    answer at once; where it cannot, the answer to that range has no blocks.
+    most, while zeros that the volume knows without reading have no such bound. With ``sweep`` only
+    the page cache may answer at once; where it cannot, the answer to that range has no blocks.
     """
 
     link: int

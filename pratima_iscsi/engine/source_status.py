@@ -84,7 +84,7 @@ def link_status(link: Link, clock: LagClock, waiting: int, now: float) -> LinkSt
         ),
         bwt_blocks=blocks,
         resync=resync,
-        must_act=link.connection is Connection.HELD and link.lost_power,
+        must_act=link.lost_power or link.connection is Connection.HELD,
         durable=position_status(link.base),
         heard_seconds=round(now - link.heard_at, 1) if link.heard_at else None,
         held_writes=waiting if link.waits else 0,
@@ -99,8 +99,9 @@ def writes_behind(link: Link) -> int:
     if base.generation == ours.generation:
         return max(0, ours.sequence - base.sequence)
     last = history.end_of(base.generation)
-    missing = 0 if last in (None, UNKNOWN) else max(0, last - base.sequence)
-    return ours.sequence + missing
+    if last is None or last == UNKNOWN:
+        return ours.sequence
+    return ours.sequence + max(0, last - base.sequence)
 
 
 def sum_payload(link: Link) -> int:

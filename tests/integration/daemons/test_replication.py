@@ -1,4 +1,4 @@
-"""The ordinary life of a pair: serving, the first sync, following, and the replica's own recovery."""
+"""The ordinary life of a pair: serving, first sync, following, the replica's own recovery."""
 
 import json
 import re

@@ -1,0 +1,235 @@
+"""Either daemon stopped or killed, and started again: what goes on, is compared, is sent."""
+
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from pratima_iscsi.replication.states import LinkState
+from tests.integration.daemons.nodes import (
+    BLOCK,
+    MIB,
+    SECTOR,
+    Load,
+    Pair,
+    Primary,
+    Replica,
+    same,
+    wait_equal,
+)
+from tests.integration.daemons.test_outage import down, write_blocks
+
+
+def test_a_replica_stopped_and_killed_under_load_ends_equal(place: Path) -> None:
+    pair = Pair(place, size=64 * MIB)
+    draw = Random(11)
+    with pair.in_step():
+        with Load(pair.primary) as load:
+            for cycle in range(6):
+                load.wait(draw.randrange(1, 60))
+                if cycle % 2:
+                    pair.replica.kill()
+                else:
+                    pair.replica.finish()
+                load.wait(draw.randrange(1, 60))
+                pair.replica.launch()
+                if cycle % 3:
+                    pair.replica.wait_answers()
+            load.wait(20)
+        load.check()
+        pair.wait_equal()
+
+
+def test_a_primary_stopped_cleanly_goes_on_with_nothing_to_send(place: Path) -> None:
+    pair = Pair(place)
+    draw = Random(12)
+    with pair.in_step():
+        with pair.primary.login() as session:
+            write_blocks(session, draw.sample(range(8192), 500), draw)
+        pair.primary.wait_synced(pair.replica)
+        before = pair.primary.status()
+        pair.primary.finish()
+        pair.primary.start()
+        after = pair.primary.wait_synced(pair.replica)
+        assert after.position == before.position
+        assert after.links[0].bwt_blocks == 0
+        assert after.links[0].resync.bytes_sent == 0
+        assert not pair.primary.said("unclean")
+        with pair.primary.login() as session:
+            write_blocks(session, [1, 2, 3], draw)
+        pair.wait_equal()
+        now = pair.primary.status()
+        assert now.position.generation != before.position.generation
+        assert now.position.sequence == 3
+        assert [a.generation for a in now.history][-1:] == [before.position.generation]
+
+
+def test_a_clean_stop_while_the_replica_is_away_spills_what_it_lacks(place: Path) -> None:
+    pair = Pair(place, "--log-limit", "4MiB", size=64 * MIB)
+    draw = Random(13)
+    with pair.in_step():
+        pair.replica.kill()
+        down(pair.primary)
+        dirty = draw.sample(range(16384), 1500)
+        with pair.primary.login() as session:
+            write_blocks(session, dirty, draw)
+        pair.primary.finish()
+        pair.primary.start()
+        assert pair.primary.link().bwt_blocks == len(dirty)
+        pair.replica.start()
+        pair.wait_equal()
+        assert 0 < pair.primary.link().resync.bytes_sent <= 1.1 * len(dirty) * BLOCK
+
+
+def test_a_clean_stop_under_load_loses_nothing(place: Path) -> None:
+    pair = Pair(place)
+    with pair.in_step():
+        for seed in range(2):
+            load = Load(pair.primary, seed=seed)
+            with load:
+                load.wait(100)
+                pair.primary.finish()
+            pair.primary.start()
+            pair.primary.wait_synced(pair.replica)
+            assert pair.primary.link().resync.bytes_sent == 0
+        assert not pair.primary.said("unclean")
+        pair.wait_equal()
+
+
+def test_a_killed_primary_compares_by_hash_and_sends_only_differences(place: Path) -> None:
+    pair = Pair(place, size=128 * MIB)
+    draw = Random(14)
+    with pair.in_step():
+        with pair.primary.login() as session:
+            for lba in range(0, 64 * MIB // SECTOR, 2048):
+                session.write(lba, draw.randbytes(MIB))
+            pair.primary.wait_synced(pair.replica)
+            pair.replica.kill()
+            down(pair.primary)
+            dirty = draw.sample(range(16384), 200)
+            write_blocks(session, dirty, draw)
+            pair.primary.kill()
+            session.close()
+        pair.primary.start()
+        assert any(alarm.event == "unclean start" for alarm in pair.primary.status().alarms)
+        pair.replica.start()
+        pair.wait_equal()
+        sent = pair.primary.link().resync.bytes_sent
+        assert 0 < sent <= 1.1 * len(dirty) * BLOCK
+
+
+def test_a_killed_primary_that_differs_in_nothing_sends_nothing(place: Path) -> None:
+    pair = Pair(place)
+    draw = Random(15)
+    with pair.in_step():
+        with pair.primary.login() as session:
+            write_blocks(session, list(range(2000)), draw)
+            pair.primary.wait_synced(pair.replica)
+            pair.primary.kill()
+            session.close()
+        pair.primary.start()
+        pair.wait_equal()
+        assert pair.primary.link().resync.bytes_sent == 0
+
+
+@pytest.mark.parametrize("mode", ["async", "sync"])
+def test_a_primary_killed_under_load_again_and_again_ends_equal(place: Path, mode: str) -> None:
+    pair = Pair(place, "--mode", mode)
+    with pair.in_step():
+        for seed in range(3):
+            with Load(pair.primary, seed=seed) as load:
+                load.wait(80)
+                pair.primary.kill()
+            pair.primary.start()
+        with pair.primary.login() as session:
+            session.write(0, b"z" * BLOCK)
+        pair.wait_equal()
+
+
+def test_both_killed_at_once_come_back_by_themselves(place: Path) -> None:
+    pair = Pair(place)
+    with pair.in_step():
+        with Load(pair.primary) as load:
+            load.wait(150)
+            pair.primary.kill()
+            pair.replica.kill()
+        pair.replica.launch()
+        pair.primary.start()
+        pair.wait_equal()
+
+
+def test_a_first_sync_cut_off_by_kills_of_both_sides_ends_equal(place: Path) -> None:
+    replica = Replica(place)
+    primary = Primary(place, size=256 * MIB, replicas=[replica])
+    with primary.volume.open("wb") as file:
+        file.truncate(256 * MIB)
+        noise = Random(16).randbytes(128 * MIB)
+        file.write(noise)
+    with replica, primary:
+        replica.launch()
+        primary.start()
+        for victim in (replica, primary, replica):
+            primary.wait_link(
+                lambda link: link.resync.blocks_done > 500 or link.state is LinkState.SYNCED,
+                "some blocks",
+                replica,
+            )
+            victim.kill()
+            victim.start()
+        wait_equal(primary, replica)
+
+
+def test_a_replica_that_lost_its_state_is_synced_anew_only_when_that_is_wanted(place: Path) -> None:
+    pair = Pair(place)
+    with pair.in_step():
+        with pair.primary.login() as session:
+            session.write(0, b"a" * BLOCK)
+        pair.wait_equal()
+        pair.replica.finish()
+        pair.replica.state.rename(place / "lost")
+        pair.replica.start()
+        link = pair.primary.wait_link(
+            lambda link: link.state is LinkState.REFUSED, "REFUSED", pair.replica
+        )
+        assert "not blank" in link.reason and "--overwrite" in link.reason
+        assert pair.primary.exit_code == 2
+        pair.replica.finish()
+        pair.replica.command.append("--overwrite")
+        pair.replica.start()
+        pair.wait_equal()
+
+
+def test_a_replica_put_back_to_an_old_copy_is_noticed_and_mended(place: Path) -> None:
+    pair = Pair(place)
+    draw = Random(17)
+    with pair.in_step(), pair.primary.login() as session:
+        write_blocks(session, list(range(100)), draw)
+        pair.wait_equal()
+        pair.replica.finish()
+        state, (volume,) = pair.replica.copied("old")
+        pair.replica.start()
+        write_blocks(session, list(range(50, 150)), draw)
+        pair.wait_equal()
+        pair.replica.finish()
+        pair.replica.state.rename(place / "newer")
+        state.rename(pair.replica.state)
+        volume.rename(pair.replica.volume)
+        pair.replica.start()
+        pair.wait_equal()
+        assert any(alarm.event == "replica went back" for alarm in pair.primary.status().alarms)
+
+
+def test_a_volume_changed_behind_a_clean_stop_is_compared(place: Path) -> None:
+    pair = Pair(place)
+    with pair.in_step():
+        with pair.primary.login() as session:
+            session.write(0, b"a" * MIB)
+        pair.primary.wait_synced(pair.replica)
+        pair.primary.finish()
+        with pair.primary.volume.open("r+b") as file:
+            file.seek(12 * BLOCK)
+            file.write(b"somebody else")
+        pair.primary.start()
+        pair.wait_equal()
+        assert pair.primary.link().resync.bytes_sent == BLOCK
+        assert same(pair.primary.volume, pair.replica.volume)

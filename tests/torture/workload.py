@@ -101,8 +101,7 @@ class Workload:
     @contextlib.contextmanager
     def running(self) -> Iterator["Workload"]:
         """Log in and work as granted, until the block ends."""
-        self._lost = None
-        self._granted = 0
+        self._reset()
         started = threading.Event()
         thread = threading.Thread(target=lambda: asyncio.run(self._run(started)), name="workload")
         thread.start()
@@ -116,6 +115,10 @@ class Workload:
             self._loop.call_soon_threadsafe(self._stop.set)
             thread.join(WAIT_SECONDS)
             assert not thread.is_alive(), "the workload does not end"
+
+    def _reset(self) -> None:
+        self._lost = None
+        self._granted = 0
 
     def grant(self, operations: int) -> None:
         """Let that many more be issued."""

@@ -170,7 +170,8 @@ class ReplicaDaemon:
             pid=os.getpid(),
             uptime_seconds=round(time.monotonic() - self.started, 1),
             groups=tuple(
-                replica_status(known, self.events.alarms()) for known in self._chosen(group)
+                replica_status(known, self.events.alarms(known.name))
+                for known in self._chosen(group)
             ),
         )
 

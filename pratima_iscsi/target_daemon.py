@@ -281,7 +281,7 @@ class TargetDaemon:
                 source_status(
                     known.engine,
                     known.clock,
-                    self.events.alarms(),
+                    self.events.alarms(known.options.name),
                     portal=self.address,
                     target=known.options.target,
                     sessions=len(self._directory.sessions),

@@ -195,6 +195,8 @@ def replica_options(file: ReplicaFile, base: Path) -> ReplicaDaemonOptions:
     )
     for address in (listen, data_listen):
         _check_plain(address, keys)
+        if not address.path and address.port == 0:
+            raise UsageError("a replica on port 0", "name the port that its primaries dial")
     groups = tuple(
         ReplicaGroup(checked_group(group.name), _volumes(group.volume, base), group.overwrite)
         for group in file.group

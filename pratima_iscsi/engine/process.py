@@ -71,31 +71,39 @@ def log_to_stderr() -> None:
 
 
 class Events:
-    """State changes: logged, and the alarms among them kept for status."""
+    """State changes: logged, and the alarms among them kept for status.
+
+    What only says again what was said last at the same place (a refusal each time it is tried) is
+    one line of the log, and one alarm.
+    """
 
     def __init__(self) -> None:
-        self._alarms: collections.deque[tuple[float, str, str]] = collections.deque(
+        self._alarms: collections.deque[tuple[float, str, str, str]] = collections.deque(
             maxlen=limits.ALARMS_KEPT
         )
+        self._last: dict[str, tuple[str, str]] = {}
+        """Event and reason by place: a group, or a link of it."""
 
     def note(self, where: str, event: str, reason: str, *, alarm: bool) -> None:
-        """Something changed."""
-        LOG.log(
-            logging.WARNING if alarm else logging.INFO,
-            "%s: %s: %s",
-            where,
-            event,
-            printable(reason),
-        )
+        """Something changed at ``where``: "group NAME", and what of it after a space."""
+        level = logging.WARNING if alarm else logging.INFO
+        if self._last.get(where) == (event, reason):
+            level = logging.DEBUG
+        self._last[where] = (event, reason)
+        LOG.log(level, "%s: %s: %s", where, event, printable(reason))
         if alarm:
-            self._alarms.append((time.monotonic(), event, reason))
+            same = [one for one in self._alarms if one[1:] == (where, event, reason)]
+            for one in same:
+                self._alarms.remove(one)
+            self._alarms.append((time.monotonic(), where, event, reason))
 
-    def alarms(self) -> tuple[Alarm, ...]:
-        """The latest alarms, newest last."""
+    def alarms(self, group: str) -> tuple[Alarm, ...]:
+        """The latest alarms of a group, newest last."""
         now = time.monotonic()
         return tuple(
             Alarm(event, printable(reason), round(now - at, 1))
-            for at, event, reason in self._alarms
+            for at, where, event, reason in self._alarms
+            if f"{where} ".startswith(f"group {group} ")
         )
 
 

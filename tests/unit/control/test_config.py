@@ -154,6 +154,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, says: str) -> None:
             "not loopback",
         ),
         ("state = 's'\njournal_limit = 1\n[[group]]\nvolume = [{path = 'a'}]", "the journal"),
+        ("state = 's'\nlisten = '127.0.0.1:0'\n[[group]]\nvolume = [{path = 'a'}]", "port 0"),
         ("state = 's'\n[[group]]\nvolume = []", "a group of 0 volumes"),
         ("state = 's'\n[portal]\n[[group]]\nvolume = []", "unknown field `portal`"),
     ],

@@ -68,6 +68,8 @@ HOLE_BYTES_MAX: Final = GIB
 UNREADABLE_RETRY_SECONDS: Final = 10.0
 VERIFIES_MAX: Final = 8
 """Verify records of one link that wait for their answer."""
+VERIFY_SECONDS: Final = 15.0
+"""How long an answer is waited for; then the same blocks are asked again."""
 OVERFLOWS_ALARM: Final = 3
 STAGING_RESERVE_BYTES: Final = 64 * MIB
 

@@ -56,6 +56,8 @@ class SourceFacts:
     base_history: bytes
     compare: bool
     """The last stop was unclean, or the link's tables are unknown."""
+    ended: int
+    """The last transaction whose END this incarnation saw confirmed, 0: none."""
     held: bool
     """The primary lost power and the replica may hold acknowledged writes."""
 
@@ -72,6 +74,7 @@ class ReplicaFacts:
     durable: int
     transaction: int
     direct: bool
+    ended: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,10 @@ class Rule:
 
 
 def _same_direct(source: SourceFacts, replica: ReplicaFacts) -> bool:
-    return replica.direct and replica.transaction != 0 and replica.transaction == source.direct
+    """A direct transaction of ours is open there, and what it had confirmed is there still."""
+    if not replica.direct or not replica.transaction or replica.transaction != source.direct:
+        return False
+    return replica.incarnation != source.incarnation or replica.durable + 1 >= source.first_n
 
 
 def _replaced(source: SourceFacts, replica: ReplicaFacts) -> bool:
@@ -108,6 +114,9 @@ def _below_base(source: SourceFacts, replica: ReplicaFacts) -> bool:
     theirs, base = replica.history.position, source.base
     if not replica.consistent or base == ORIGIN or source.comparing:
         return False
+    if source.ended and replica.ended != source.ended:
+        # Even where the position is the same: a resync may have mended blocks at it.
+        return True
     if theirs.generation == base.generation:
         return theirs.sequence < base.sequence
     # Another generation on our history is older, unless it is the one that writes now.

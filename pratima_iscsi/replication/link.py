@@ -186,6 +186,8 @@ class Link:
         self.base_history = NO_HISTORY
         self.synced_once = False
         self.direct_id = 0
+        self.ended_id = 0
+        """The last transaction of this run that ended: the replica remembers it, too."""
         self.must_compare = True
         self.lost_power = False
         if saved is None:
@@ -501,6 +503,7 @@ class Link:
             durable=message.durable,
             transaction=message.transaction,
             direct=message.direct,
+            ended=message.ended,
         )
         rule = handshake.decide(self._facts(message.transaction), replica)
         if rule.alarm:
@@ -529,6 +532,7 @@ class Link:
         if transaction is not None and message.ended == transaction.id:
             # Its END was dropped here while it was already durable there.
             self.resync.cancel(now)
+            self.ended_id = transaction.id
             self.transaction = None
             self.confirming_transaction = False
             self.replicate_by(Replication.TABLE, "the replica has the END of the transaction")
@@ -557,6 +561,7 @@ class Link:
             base=self.base,
             base_history=self.base_history,
             compare=self.must_compare,
+            ended=self.ended_id,
             held=self.lost_power,
         )
 
@@ -674,9 +679,11 @@ class Link:
         self.resync.cancel(now)
         total = transaction.blocks_total
         self.last_resync = (total, total, transaction.bytes_sent)
+        self.ended_id = transaction.id
         self.transaction = None
         self.confirming_transaction = False
         self.synced_once = True
+        self.lost_power = False
         self.replica_direct = False
         self.overflows = 0
         self.base, self.base_history = end.history.position, end.digest

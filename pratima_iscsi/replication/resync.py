@@ -7,9 +7,9 @@ write is admitted. One rule: a resync record never causes an overflow.
 """
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Final
 
 from pratima_iscsi import limits
@@ -76,8 +76,6 @@ class Resync:
             return due if due > now else now + limits.HEARTBEAT_SECONDS
         transaction = link.transaction
         if link.replication is Replication.TRANSACTION and transaction is not None:
-            if transaction.unreadable:
-                return max(now, transaction.retry_unreadable_at)
             # Whatever else a step waits for comes as an event, but for its least pace.
             return now + limits.HEARTBEAT_SECONDS / 10
         return now + limits.HEARTBEAT_SECONDS
@@ -148,17 +146,25 @@ class Resync:
         assert transaction is not None
         if self.sweeping or len(transaction.reads) >= limits.RESYNC_READS_MAX:
             return False
-        if self._retry_later(transaction, now) or not self._has_room(now):
+        self._retry(transaction, now)
+        if not self._has_room(now):
             return False
         if len(transaction.verifies) < limits.VERIFIES_MAX and self._compare(transaction):
             return True
         return self._copy(transaction) or self._sweep(transaction, now)
 
-    def _retry_later(self, transaction: Transaction, now: float) -> bool:
-        """Blocks that could not be read are tried again when their time has come."""
+    @staticmethod
+    def _retry(transaction: Transaction, now: float) -> None:
+        """What could not be read, or was never answered, is tried again when its time has come."""
         if transaction.unreadable and now >= transaction.retry_unreadable_at:
             transaction.unreadable.clear()
-        return False
+        late = [
+            number
+            for number, watch in transaction.verifies.items()
+            if now >= watch.asked_at + limits.VERIFY_SECONDS
+        ]
+        for number in late:
+            transaction.forget(transaction.verifies.pop(number))
 
     def _has_room(self, now: float) -> bool:
         """Whether a resync record may be appended: live writes come first, but not for ever."""
@@ -184,12 +190,24 @@ class Resync:
         free.subtract(transaction.unreadable)
         return free
 
+    @staticmethod
+    def _runs(transaction: Transaction, free: BlockWriteTable) -> Iterator[BlockRange]:
+        """The runs of ``free``; blocks of a read that failed come first, each by itself."""
+        if not transaction.suspect:
+            return free.runs(_HOLE_BLOCKS)
+        suspect = free.copy()
+        suspect.intersect(transaction.suspect)
+        rest = free.copy()
+        rest.subtract(transaction.suspect)
+        return chain(suspect.runs(1), rest.runs(_HOLE_BLOCKS))
+
     def _compare(self, transaction: Transaction) -> bool:
         link = self.link
         if not link.unverified:
             return False
         link.unverified.intersect(link.table)
-        piece = next(self._free(transaction, link.unverified).runs(_HOLE_BLOCKS), None)
+        free = self._free(transaction, link.unverified)
+        piece = next(self._runs(transaction, free), None)
         if piece is None:
             return False
         self._read(transaction, (piece,), compare=True)
@@ -203,7 +221,7 @@ class Resync:
         free = self._free(transaction, table)
         pieces: list[BlockRange] = []
         blocks = 0
-        for piece in islice(free.runs(_HOLE_BLOCKS), self.read_blocks):
+        for piece in islice(self._runs(transaction, free), self.read_blocks):
             if pieces and blocks + min(piece.count, self.read_blocks) > self.read_blocks:
                 break
             pieces.append(piece)
@@ -324,6 +342,10 @@ class Resync:
     def _unreadable(
         self, transaction: Transaction, piece: BlockRange, error: OSError, now: float
     ) -> None:
+        if piece.count > 1:
+            end = piece.first + min(piece.count, self.read_blocks)
+            transaction.suspect.add(piece.volume, piece.first, end)
+            return
         transaction.unreadable.add(piece.volume, piece.first, piece.end)
         transaction.retry_unreadable_at = now + limits.UNREADABLE_RETRY_SECONDS
         reason = (
@@ -368,7 +390,7 @@ class Resync:
             return
         span = BlockRange(piece.volume, piece.first, blocks)
         record = make_record(RecordKind.VERIFY, span.volume, span.offset, len(data), payload)
-        asked = Watch((span,), watch.written, compare=True)
+        asked = Watch((span,), watch.written, compare=True, asked_at=now)
         transaction.verifies[self.verifies] = asked
         transaction.asked.add(span.volume, span.first, span.end)
         link.append_mark(record, now)

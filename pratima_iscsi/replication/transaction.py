@@ -25,6 +25,7 @@ class Watch:
     written: BlockWriteTable
     compare: bool = False
     sweep: bool = False
+    asked_at: float = 0.0
 
     def note(self, volume: int, first: int, end: int) -> None:
         """A write of blocks ``first`` to ``end`` was admitted."""
@@ -52,6 +53,8 @@ class Transaction:
     verifies: dict[int, Watch] = field(default_factory=dict)
     asked: BlockWriteTable = field(default_factory=lambda: BlockWriteTable(0))
     """Blocks that a read or a verify under way covers."""
+    suspect: BlockWriteTable = field(default_factory=lambda: BlockWriteTable(0))
+    """Blocks of reads that failed: each is now read alone."""
     unreadable: BlockWriteTable = field(default_factory=lambda: BlockWriteTable(0))
     retry_unreadable_at: float = 0.0
 
@@ -75,6 +78,7 @@ class Transaction:
             blocks_total=blocks,
             comparing=comparing,
             asked=BlockWriteTable(volumes),
+            suspect=BlockWriteTable(volumes),
             unreadable=BlockWriteTable(volumes),
         )
 

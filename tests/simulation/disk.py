@@ -19,6 +19,8 @@ from pratima_iscsi.operations import Buffer
 SECTOR_BYTES: Final = 512
 _ZERO: Final = bytes(SECTOR_BYTES)
 
+UNLIMITED: Final = 1 << 50
+
 Hook = Callable[[str, str], None]
 """Called with (operation, file name) before an operation takes effect."""
 
@@ -37,7 +39,7 @@ class Faults:
     that succeeds proves nothing.
     """
 
-    capacity_bytes: int = 1 << 50
+    capacity_bytes: int = UNLIMITED
     """Bytes that all files together may allocate; a write beyond fails with ENOSPC."""
     lying: bool = False
     """Every fdatasync and sync says yes and does nothing."""
@@ -203,6 +205,8 @@ class SimFile:
         self._write(written, offset)
 
     def _take_room(self, length: int, offset: int) -> None:
+        if self._disk.faults.capacity_bytes >= UNLIMITED:
+            return
         room = self._disk.free_bytes()
         if length + SECTOR_BYTES <= room:
             return
@@ -223,8 +227,16 @@ class SimFile:
             data = inode.cache.get(first, _ZERO)[:head] + data
         if tail:
             data += inode.cache.get(last, _ZERO)[SECTOR_BYTES - tail :]
-        for at, sector in enumerate(range(first, last + 1)):
-            inode.put(sector, data[at * SECTOR_BYTES : (at + 1) * SECTOR_BYTES])
+        cache, pending, at = inode.cache, inode.pending, 0
+        for sector in range(first, last + 1):
+            piece = data[at : at + SECTOR_BYTES]
+            cache[sector] = piece
+            versions = pending.get(sector)
+            if versions is None:
+                pending[sector] = [piece]
+            else:
+                versions.append(piece)
+            at += SECTOR_BYTES
         inode.resize(max(inode.size, end))
 
     def punch(self, offset: int, length: int) -> None:

@@ -10,6 +10,7 @@ from pratima_iscsi.edges.journal import PREFIX as JOURNAL_PREFIX
 from pratima_iscsi.replication.messages import Ack, Closed, Ping, VerifyAnswer, Welcome
 from pratima_iscsi.replication.source_state import StopKind
 from pratima_iscsi.replication.states import Connection
+from tests.simulation.disk import UNLIMITED
 from tests.simulation.network import DATA, TO_REPLICA, TO_SOURCE
 from tests.simulation.pair import Pair
 
@@ -125,7 +126,7 @@ def _restart_failed(simulation: "Simulation") -> None:
 
 
 def _give_room(pair: Pair) -> None:
-    pair.replica.disk.faults.capacity_bytes = 1 << 50
+    pair.replica.disk.faults.capacity_bytes = UNLIMITED
     pair.start_replica()
 
 

@@ -129,10 +129,11 @@ class Pair:
         if link.state is LinkState.SYNCED:
             assert not link.table and link.transaction is None, "SYNCED, but not covered"
             assert self.replica.shadow.consistent or self.amnesia, "SYNCED and inconsistent"
-        if self.lost_power:
-            assert connection not in _SENDING or not self.replica.shadow.consistent, (
+        if self.lost_power and connection in _SENDING:
+            assert not self.replica.shadow.consistent, (
                 "race 9: the primary lost power, and the replica is written over"
             )
+            self.lost_power = False  # A replica without a good copy has nothing to lose.
         marked = self.source.store.degraded.get(link.options.name, True)
         if not link.waits and self.mode is not Mode.ASYNC:
             assert marked, "writes complete without the replica, and no mark is on disk"

@@ -12,7 +12,7 @@ from pratima_iscsi.edges.replica_store import ReplicaDamaged, ReplicaStore
 from pratima_iscsi.engine.standing import standing_of
 from pratima_iscsi.replication import sink as sk
 from pratima_iscsi.replication.messages import Closed, Hello, Message, Ping
-from tests.simulation.disk import SimDisk
+from tests.simulation.disk import UNLIMITED, SimDisk
 from tests.simulation.model import Model
 from tests.simulation.network import TO_SOURCE, Network
 from tests.simulation.shadow import Shadow
@@ -64,7 +64,7 @@ class ReplicaNode(Node):
         self.tick_at = float("inf")
         self.frames.clear()
         self.disk.faults.heal()
-        self.disk.faults.capacity_bytes = 1 << 50
+        self.disk.faults.capacity_bytes = UNLIMITED
         self.store = self.recover(self.disk)
         self.check_recovered(self.store, self.disk)
         self.spoilt = False
@@ -143,7 +143,7 @@ class ReplicaNode(Node):
         """Take an image now, as a power cut or a copy would, recover it, hold it to the model."""
         disk = self.disk.power_cut(self.world.rng) if power else self.disk.clone()
         disk.faults.heal()
-        disk.faults.capacity_bytes = 1 << 50
+        disk.faults.capacity_bytes = UNLIMITED
         self.check_recovered(self.recover(disk), disk)
 
     def crash(self, *, power: bool) -> None:

@@ -13,7 +13,7 @@ from pratima_iscsi.replication.messages import Ack, VolumeOffer
 from pratima_iscsi.replication.operation import Operation
 from pratima_iscsi.replication.source_state import SourceState, StopKind
 from pratima_iscsi.replication.states import Connection, Mode
-from tests.simulation.disk import SimDisk
+from tests.simulation.disk import UNLIMITED, SimDisk
 from tests.simulation.faults import break_down
 from tests.simulation.load import Load
 from tests.simulation.model import Model
@@ -201,7 +201,7 @@ class Simulation:
         for pair in self.pairs:
             pair.network.heal()
             pair.replica.disk.faults.heal()
-            pair.replica.disk.faults.capacity_bytes = 1 << 50
+            pair.replica.disk.faults.capacity_bytes = UNLIMITED
             pair.replica.resume()
         source.resume()
         world.run(world.now + 10.0)

@@ -254,7 +254,7 @@ class SourceNode(Node):
             case fx.ReadBlocks():
                 self._read(effect, backstore)
             case fx.FlushLocal():
-                self.later(world.delay(0.001), lambda: self._flush(effect.operation, backstore))
+                self._in_order(lambda: self._flush_later(effect.operation, backstore))
             case fx.UpdateLocal():
                 self._in_order(lambda: self._update(effect.operation, backstore))
             case fx.Settle():
@@ -362,6 +362,10 @@ class SourceNode(Node):
         expected = getattr(operation, "expected", None)
         assert expected is None or expected == old
         backstore.update_read(operation, operation.transform(old), self.world.now)
+
+    def _flush_later(self, operation: Operation, backstore: Backstore) -> None:
+        """Off the loop, once the writes before it are through."""
+        self.later(self.world.delay(0.001), lambda: self._flush(operation, backstore))
 
     def _flush(self, operation: Operation, backstore: Backstore) -> None:
         assert self.versions is not None

@@ -11,6 +11,7 @@ import pytest
 from pratima_iscsi.blocks import BLOCK_BYTES
 from pratima_iscsi.edges.directory import DiskDirectory
 from pratima_iscsi.edges.files import Directory, File
+from pratima_iscsi.edges.replica_state import StateFile
 from pratima_iscsi.edges.replica_store import Applied, ReplicaDamaged, ReplicaStore
 from pratima_iscsi.errors import RemoteProtocolError, StateError
 from pratima_iscsi.limits import MIB
@@ -399,6 +400,46 @@ def test_a_power_cut_while_turning_direct_ends_direct_or_staged_with_every_block
             assert (staging is None) is store.state.direct
             view = staging.read(0, 0, SIZE) if staging else volume.pread(SIZE, 0)
             assert view == replica.content()
+
+
+def test_a_kill_while_begin_frees_an_older_staging_loses_nothing() -> None:
+    disk = SimDisk()
+    replica = Replica(disk.directory())
+    replica.first_sync()
+    replica.send(begin(2, direct=False), resync(0, b"2" * 4 * BLOCK_BYTES))
+    replica.store.checkpoint()
+    replica.append(begin(3, direct=False), resync(8, b"3" * BLOCK_BYTES))
+    killed: list[SimDisk] = []
+    disk.faults.before = lambda *_: killed.append(disk.crash())
+    replica.store.apply(replica.store.applicable)
+    assert len(killed) > 10
+    for image in killed:
+        directory = image.directory()
+        volume = directory.open("volume0")
+        store = ReplicaStore.open(directory, [volume], reserve_bytes=0)
+        assert (store.state.transaction, store.state.consistent) == (3, True)
+        staging = store._applier.staging
+        assert staging is not None
+        view = b"p" * 8 * BLOCK_BYTES + b"3" * BLOCK_BYTES + b"p" * 7 * BLOCK_BYTES
+        assert staging.read(0, 0, SIZE) == view
+        assert not [name for name in directory.names() if "0002-" in name]
+
+
+def test_the_commit_is_durable_before_the_first_byte_reaches_the_volume() -> None:
+    disk = SimDisk()
+    replica = Replica(disk.directory())
+    replica.first_sync()
+    replica.append(begin(2, direct=False), resync(0, b"2" * 4 * BLOCK_BYTES), end(2))
+    committing: list[bool] = []
+
+    def look(operation: str, name: str) -> None:
+        if (operation, name) == ("pwrite", "volume0"):
+            durable = StateFile(disk.power_cut(Random(len(committing))).directory()).state
+            committing.append(durable.committing is not None and durable.staging > 0)
+
+    disk.faults.before = look
+    replica.store.apply(replica.store.applicable)
+    assert committing and all(committing)
 
 
 def test_a_commit_that_finds_no_room_on_the_volume_goes_on_later() -> None:

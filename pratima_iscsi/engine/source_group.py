@@ -112,6 +112,8 @@ class SourceGroup:
 
     def _arm(self, now: float) -> None:
         """See to it that ``tick`` comes in time; a timer that is early enough is left alone."""
+        if self._timer is not None and self._timer_at - now <= limits.COALESCE_SECONDS:
+            return
         due = max(now, self.backstore.next_timer(now))
         if due >= self._timer_at:
             return

@@ -756,9 +756,12 @@ class Link:
             return
         queue = self.queue
         at_once = at_once or self.options.mode is not Mode.ASYNC
-        while queue.unsent and not self._credit_used_up():
-            due = now >= self.oldest_unsent_at + limits.COALESCE_SECONDS
-            if not (at_once or due or queue.unsent_bytes >= self._batch_bytes()):
+        while queue.unsent:
+            # Cheapest first: most wake-ups of an asynchronous link find that nothing is due.
+            may_wait = not at_once and now < self.oldest_unsent_at + limits.COALESCE_SECONDS
+            if may_wait and queue.unsent_bytes < self._batch_bytes():
+                return
+            if self._credit_used_up():
                 return
             self._send_batch(now)
 
@@ -794,6 +797,7 @@ class Link:
             generation=generation,
             commit_now=(self.waits and self.options.mode is Mode.SYNC)
             or any(record.entry[0] in _COMMIT_NOW for record in batch),
+            ack_now=self.waits,
         )
         frame = encode_batch(header, batch)
         last_n = first_n + len(batch) - 1

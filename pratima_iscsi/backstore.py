@@ -426,7 +426,7 @@ class Backstore:
         for link in self.links:
             patient = link.options.block or now - oldest < link.options.sync_timeout
             if link.waits and not patient and self._owes(link):
-                link.degrade()
+                link.degrade(now)
             link.try_return(now)
 
     def _owes(self, link: Link) -> bool:

@@ -719,7 +719,7 @@ class Link:
         self.replicate_by(Replication.TABLE, "disabled by the operator")
         self._connect_state(Connection.DISABLED, "disabled by the operator")
         if self.options.mode is not Mode.ASYNC:
-            self.degrade()
+            self.degrade(now)
         self.group.confirmed(now)
 
     def enable(self, now: float) -> None:
@@ -817,13 +817,14 @@ class Link:
 
     # --- degrade and return --------------------------------------------------------------------
 
-    def degrade(self) -> None:
+    def degrade(self, now: float) -> None:
         """A write has waited too long: go on without the replica once that is on disk."""
         if self.returning:
             self.returning = False
             self.opened_at = self.heard_at
         self.wants_mark = True
         self._persist_mark()
+        self.group.confirmed(now)
 
     def _persist_mark(self) -> None:
         if not self.marking and self.wants_mark is not self.degraded:

@@ -193,6 +193,10 @@ class SourceNode(Node):
         while True:
             while todo := backstore.take_effects():
                 for effect in todo:
+                    if isinstance(effect, fx.WriteLocal):
+                        self._note_admitted(effect, backstore)
+                self._note_ends(backstore)
+                for effect in todo:
                     self._carry_out(effect, backstore)
             backstore.pump(self.world.now)
             if not backstore.effects:
@@ -233,13 +237,11 @@ class SourceNode(Node):
 
     def _carry_out(self, effect: fx.Effect, backstore: Backstore) -> None:
         world = self.world
-        self._note_ends(backstore)
         match effect:
             case fx.SendFrame():
                 if effect.link in self.channels:
                     self.channels[effect.link].send(bytes(effect.frame))
             case fx.WriteLocal():
-                self._note_admitted(effect, backstore)
                 self._in_order(lambda: self._write(effect.operations, backstore))
             case fx.Complete():
                 for operation in effect.operations:

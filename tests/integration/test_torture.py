@@ -188,8 +188,7 @@ def write_more_than(scene: Scene, count: int) -> None:
     """Write at least ``count`` bytes."""
     target = scene.workload.bytes_written + count
     while scene.workload.bytes_written < target:
-        scene.workload.grant(100)
-        scene.workload.wait_acknowledged(50)
+        scene.workload.work(100, until=50)
 
 
 def trickle(scene: Scene, until: Callable[[], bool], what: str) -> None:

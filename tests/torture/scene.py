@@ -134,10 +134,9 @@ class Scene:
         )
 
     def work(self, at_least: int, at_most: int) -> None:
-        """Grant some operations and wait until a random number of them is acknowledged."""
+        """Grant some operations and wait until a random number of them is answered."""
         granted = self.random.randint(at_least, at_most)
-        self.workload.grant(granted)
-        self.workload.wait_acknowledged(self.random.randint(1, granted // 2))
+        self.workload.work(granted, until=self.random.randint(1, granted // 2))
 
     # --- images ---------------------------------------------------------------------------------
 

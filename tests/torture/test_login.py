@@ -53,8 +53,7 @@ def test_volume_is_all_that_was_acknowledged_whatever_overlapped(
     with Recorder(tmp_path, RUN, [SECTORS]) as recorder:
         workload = Workload(recorder, lambda: login(target.port), seed=1)
         with workload.running():
-            workload.grant(1500)
-            workload.wait_acknowledged(1000)
+            workload.work(1500, until=1000)
             workload.drain()
             workload.check()
         history = recorder.history()
@@ -74,8 +73,7 @@ def test_killed_target_has_lost_nothing_that_was_acknowledged(
         workload = Workload(recorder, lambda: login(target.port), seed=2)
         for life in range(2):
             with workload.running():
-                workload.grant(3000)
-                workload.wait_acknowledged(500)
+                workload.work(3000, until=500)
                 target.daemon.kill()
                 workload.wait_lost()
                 assert not workload.failures

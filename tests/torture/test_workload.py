@@ -99,8 +99,7 @@ def test_run_is_recorded_so_that_every_prefix_passes_and_a_hole_does_not(tmp_pat
     with Recorder(tmp_path, RUN, [SECTORS]) as recorder:
         workload = Workload(recorder, connecting(session), seed=1, mix=MIX)
         with workload.running():
-            workload.grant(1500)
-            workload.wait_acknowledged(1200)
+            workload.work(1500, until=1200)
             workload.drain()
             workload.check()
         history = recorder.history()
@@ -137,8 +136,7 @@ def test_lost_connection_leaves_what_was_under_way_open(tmp_path: Path) -> None:
         assert not lost(recorder.history(), read_image([path], RUN, [SECTORS]))
         session.dies_after = None
         with workload.running():
-            workload.grant(100)
-            workload.wait_acknowledged(80)
+            workload.work(100, until=80)
             workload.drain()
             workload.check()
         assert judge(recorder, "later", session.journal).ok

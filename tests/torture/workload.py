@@ -87,6 +87,8 @@ class Workload:
         """Whether what is acknowledged now must be in every replica image from then on."""
         self.failures: list[str] = []
         self.acknowledged = 0
+        self.answered = 0
+        """Acknowledged, or refused: those whose comparison failed."""
         self.bytes_written = 0
         self._connect = connect
         self._random = random.Random(seed)
@@ -129,10 +131,11 @@ class Workload:
 
         self._loop.call_soon_threadsafe(granting)
 
-    def wait_acknowledged(self, more: int) -> None:
-        """Wait until ``more`` operations than now were acknowledged."""
-        target = self.acknowledged + more
-        self._wait(lambda: self.acknowledged >= target, f"{more} more acknowledged")
+    def work(self, operations: int, until: int) -> None:
+        """Grant ``operations`` more, and wait until ``until`` more than now were answered."""
+        target = self.answered + until
+        self.grant(operations)
+        self._wait(lambda: self.answered >= target, f"{until} more answered")
 
     def drain(self) -> None:
         """Take back what was granted, and wait until nothing is under way."""
@@ -153,7 +156,7 @@ class Workload:
     def _wait(self, predicate: Callable[[], bool], what: str) -> None:
         with self._changed:
             done = self._changed.wait_for(
-                lambda: predicate() or self._lost is not None, WAIT_SECONDS
+                lambda: predicate() or self._lost is not None or bool(self.failures), WAIT_SECONDS
             )
         self.check()
         assert done, f"not within {WAIT_SECONDS:.0f} s: {what}; {self._under_way} under way"
@@ -208,8 +211,8 @@ class Workload:
             except (OSError, EOFError) as problem:
                 self._lose(problem)
             finally:
-                self._under_way -= 1
                 with self._changed:
+                    self._under_way -= 1
                     self._changed.notify_all()
 
     async def _one(self, session: Session) -> None:
@@ -234,6 +237,7 @@ class Workload:
         except CommandFailed as problem:
             self.failures.append(f"{op}: {problem}")
             return
+        self.answered += 1
         if outcome is Outcome.GOOD:
             self.recorder.acknowledge(op.id, required=self.promised)
             self._note(op)

@@ -77,3 +77,23 @@ def totals(found: dict[str, Outcome]) -> tuple[int, int, int]:
     """How many passed, failed and were skipped."""
     counts = Counter(found.values())
     return counts[Outcome.PASSED], counts[Outcome.FAILED], counts[Outcome.SKIPPED]
+
+
+def suite_table(columns: dict[str, dict[str, Outcome]]) -> str:
+    """A row for each suite, a column for each target: passed / failed / skipped, as Markdown."""
+    tests = sorted({test for found in columns.values() for test in found})
+    suites = list(dict.fromkeys(test.split(".")[0] for test in tests))
+    lines = [
+        " | ".join(["| suite", *columns, ""]).rstrip(),
+        "|---|" + "---|" * len(columns),
+    ]
+    for suite in suites:
+        cells = [counts(found, suite) for found in columns.values()]
+        lines.append(" | ".join([f"| {suite}", *cells, ""]).rstrip())
+    return "\n".join(lines)
+
+
+def counts(found: dict[str, Outcome], suite: str = "") -> str:
+    """passed / failed / skipped of one suite, or of all."""
+    chosen = {t: o for t, o in found.items() if not suite or t.split(".")[0] == suite}
+    return " / ".join(map(str, totals(chosen)))

@@ -26,3 +26,15 @@ def run(
     said = f"{' '.join(command)}\n{ended.stdout}\n{ended.stderr}"
     assert ended.returncode in exit_codes, said
     return ended
+
+
+def package_version(package: str) -> str:
+    """The upstream version of an installed Debian package; "?" where that cannot be told."""
+    query = shutil.which("dpkg-query")
+    if query is None:
+        return "?"
+    command = (query, "-W", "-f", "${Version}", package)
+    ended = subprocess.run(
+        command, capture_output=True, text=True, timeout=SECONDS_MAX, check=False
+    )
+    return ended.stdout.rpartition(":")[2].partition("-")[0] or "?"

@@ -30,11 +30,10 @@ def test_a_replica_stopped_and_killed_under_load_ends_equal(place: Path) -> None
                 if cycle % 2:
                     pair.replica.kill()
                 else:
+                    pair.replica.wait_answers()
                     pair.replica.finish()
                 load.wait(draw.randrange(1, 60))
                 pair.replica.launch()
-                if cycle % 3:
-                    pair.replica.wait_answers()
             load.wait(20)
         load.check()
         pair.wait_equal()

@@ -91,6 +91,9 @@ JOURNAL_RESERVE_BYTES: Final = 64 * KIB
 """Kept free for the small units that only carry a mark."""
 JOURNAL_UNIT_BYTES: Final = KIB
 """What a unit costs beside its frame, at the most."""
+MEND_SECONDS_MIN: Final = 2.0
+"""After a failure of its disk a replica's store is opened again, with back-off."""
+MEND_SECONDS_MAX: Final = 60.0
 APPLY_RETRY_SECONDS: Final = 1.0
 SESSIONS_MAX: Final = 64
 

@@ -87,26 +87,30 @@ class ReplicaDaemon:
             Volume.open(volume.path, size=volume.size, create=True) for volume in group.volumes
         ]
         remember_volume_paths(directory.path, [volume.path for volume in volumes])
-        store = ReplicaStore.open(directory, volumes, journal_bytes=self.options.journal_bytes)
-        if store.state.bound and store.state.group_name != group.name:
-            raise StateError(
-                f"{directory.path} holds group {store.state.group_name!r}",
-                f"start with --group {store.state.group_name}, or name another --state",
-            )
-        blank = group.overwrite or store.state.bound or all(map(is_blank, volumes))
+
+        def recover() -> ReplicaStore:
+            return ReplicaStore.open(directory, volumes, journal_bytes=self.options.journal_bytes)
+
         credit = min(limits.CREDIT_BYTES_MAX, limits.CREDITS_BYTES_MAX // len(self.options.groups))
-        return ReplicaGroup(
+        opened = ReplicaGroup(
             group.name,
-            store,
+            recover,
             volumes,
             node=self._node,
-            blank=blank,
+            blank=group.overwrite or all(map(is_blank, volumes)),
             credit=credit,
             journal_bytes=self.options.journal_bytes,
             loop=self._loop,
             tell=self._tell,
             notice=self._notice,
         )
+        held = opened.store.state.group_name
+        if opened.store.state.bound and held != group.name:
+            raise StateError(
+                f"{directory.path} holds group {held!r}",
+                f"start with --group {held}, or name another --state",
+            )
+        return opened
 
     async def close(self) -> None:
         """A clean stop."""

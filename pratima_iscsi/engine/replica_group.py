@@ -2,7 +2,7 @@
 
 The journal thread writes and syncs, the apply thread applies and checkpoints; each has one job at a
 time, and both come back through the loop. One rule: an error of the disk makes the group FAILED and
-never an acknowledgement; only a lack of room is waited for.
+never an acknowledgement, until its store is opened again; only a lack of room is waited for.
 """
 
 import asyncio
@@ -32,7 +32,7 @@ class ReplicaGroup:
     def __init__(
         self,
         name: str,
-        store: ReplicaStore,
+        recover: Callable[[], ReplicaStore],
         volumes: Sequence[Volume],
         *,
         node: bytes,
@@ -44,7 +44,7 @@ class ReplicaGroup:
         notice: Listener,
     ) -> None:
         self.name = name
-        self.store = store
+        self.store = recover()
         self.volumes = volumes
         self.node = node
         self.journal_bytes = journal_bytes
@@ -58,20 +58,28 @@ class ReplicaGroup:
         self._turning = False
         self._closed = False
         self._session: object | None = None
-        state = store.state
-        self.sink = sk.Sink(
+        self._recover = recover
+        self._credit = credit
+        self._blank = blank
+        self._mend_after = limits.MEND_SECONDS_MIN
+        self._mending: asyncio.TimerHandle | None = None
+        self.sink = self._new_sink()
+        self._durable = self.sink.durable
+
+    def _new_sink(self) -> sk.Sink:
+        state = self.store.state
+        return sk.Sink(
             standing_of(state),
-            node=node,
-            sizes=[volume.size for volume in volumes],
+            node=self.node,
+            sizes=[volume.size for volume in self.volumes],
             applied=state.applied,
-            credit=credit,
-            blank=blank,
+            credit=self._credit,
+            blank=self._blank,
             failure=state.failed,
             new_nonce=lambda: secrets.token_bytes(16),
-            journal_room=store.journal_room,
-            staging_room=store.staging_room,
+            journal_room=self.store.journal_room,
+            staging_room=self.store.staging_room,
         )
-        self._durable = self.sink.durable
 
     # --- events --------------------------------------------------------------------------------
 
@@ -175,7 +183,46 @@ class ReplicaGroup:
 
     def _failed(self, what: str, error: Exception) -> None:
         reason = f"{what}: {getattr(error, 'strerror', None) or error}"
-        self._back(lambda: self.sink.fail(reason[: limits.REASON_CHARACTERS_MAX]))
+        self._back(lambda: self._fail(reason[: limits.REASON_CHARACTERS_MAX]))
+
+    def _fail(self, reason: str) -> None:
+        self.sink.fail(reason)
+        if self._mending is None and not self.store.state.failed:
+            self._mending = self._loop.call_later(self._mend_after, self._mend)
+            self._mend_after = min(self._mend_after * 2, limits.MEND_SECONDS_MAX)
+
+    def _mend(self) -> None:
+        """Open the store again: what was durable is recovered, and goes on from there.
+
+        Nobody knows what a failed sync left behind, so nothing of the old store is used.
+        """
+        self._mending = None
+        if not self._closed:
+            self._journal.submit(self._reopen)
+
+    def _reopen(self) -> None:
+        self._apply.submit(lambda: None).result()  # whatever it still does has ended then
+        self.store.close()
+        try:
+            store = self._recover()
+        except (OSError, PratimaError) as error:
+            self._failed("the replica cannot be recovered", error)
+            return
+        self._back(lambda: self._reopened(store))
+
+    def _reopened(self, store: ReplicaStore) -> None:
+        self.store = store
+        self.sink = self._new_sink()
+        self._durable = self.sink.durable
+        self._session = None
+        if store.state.failed:
+            reason = store.state.failed
+        elif store.state.consistent:
+            self._mend_after = limits.MEND_SECONDS_MIN
+            reason = f"recovered at {store.state.history.position}"
+        else:
+            reason = f"recovered, not consistent: {store.state.reason}"
+        self._notice(self.name, sk.Notice("recovered", reason, alarm=not store.state.consistent))
 
     # In the journal thread.
 
@@ -246,6 +293,8 @@ class ReplicaGroup:
         self.sink.close("the replica stops")
         self.turn()
         self._closed = True
+        if self._mending is not None:
+            self._mending.cancel()
         if self._timer is not None:
             self._timer.cancel()
 

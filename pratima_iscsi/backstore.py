@@ -44,7 +44,8 @@ from pratima_iscsi.replication.effects import (
     UpdateLocal,
     WriteLocal,
 )
-from pratima_iscsi.replication.link import Link, LinkOptions
+from pratima_iscsi.replication.group import LinkOptions
+from pratima_iscsi.replication.link import Link
 from pratima_iscsi.replication.messages import Message, VolumeOffer
 from pratima_iscsi.replication.operation import FLUSH, UPDATE, WRITE, Operation
 from pratima_iscsi.replication.source_state import LinkState, SourceState, StopKind, VolumeState
@@ -357,10 +358,7 @@ class Backstore:
 
     def _complete(self, operations: list[Operation]) -> None:
         for link in self.links:
-            if not link.waits and link.options.mode is not Mode.ASYNC:
-                link.unreplicated_sequence = max(
-                    link.unreplicated_sequence, operations[-1].sequence
-                )
+            link.degradation.completed(operations[-1].sequence)
         self.emit(Complete(operations))
 
     # --- flush and settle ----------------------------------------------------------------------
@@ -401,7 +399,7 @@ class Backstore:
                 (
                     link.durable_sequence
                     if link.options.mode is Mode.SYNC
-                    else max(link.received_sequence, link.durable_sequence)
+                    else link.watermarks.received
                     for link in waiting
                 ),
                 default=everything,
@@ -572,7 +570,7 @@ def _saved_link(link: Link) -> LinkState:
     return replace(
         _flags(link),
         base=link.base,
-        base_history=link.base_history,
+        base_history=link.watermarks.base_history,
         direct_transaction=link.direct_id,
         table=link.cover().serialize() if known else (),
         unverified=link.unverified.serialize() if known else (),

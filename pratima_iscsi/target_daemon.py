@@ -41,7 +41,8 @@ from pratima_iscsi.errors import RemoteProtocolError, StateError
 from pratima_iscsi.iscsi.directory import Directory, ServedTarget
 from pratima_iscsi.limits import LAG_SAMPLE_SECONDS
 from pratima_iscsi.replication import effects as fx
-from pratima_iscsi.replication.link import Link, LinkOptions
+from pratima_iscsi.replication.group import LinkOptions
+from pratima_iscsi.replication.link import Link
 from pratima_iscsi.replication.messages import ToSource, VolumeOffer
 from pratima_iscsi.replication.source_state import LinkState, SourceState
 from pratima_iscsi.replication.states import Connection, Mode

@@ -11,27 +11,25 @@ One rule: within a session nothing is sent twice; whatever goes wrong ends the s
 one begins where the replica says that it stands.
 """
 
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, Protocol
+from collections.abc import Iterable
+from typing import Final
 
 from pratima_iscsi import limits
 from pratima_iscsi.block_write_table import BlockWriteTable
-from pratima_iscsi.operations import COUNTED, RecordKind
-from pratima_iscsi.ordered_log import LinkQueue, OrderedLog
-from pratima_iscsi.positions import ORIGIN, History, Position
-from pratima_iscsi.records import NO_HISTORY, End, Record, make_record
+from pratima_iscsi.operations import RecordKind
+from pratima_iscsi.ordered_log import LinkQueue
+from pratima_iscsi.positions import Position
+from pratima_iscsi.records import End, Record, make_record
 from pratima_iscsi.replication import handshake
+from pratima_iscsi.replication.degradation import Degradation
 from pratima_iscsi.replication.effects import (
     CloseSession,
-    Effect,
     OpenSession,
-    PersistDegraded,
     Report,
     SendControl,
     SendFrame,
 )
+from pratima_iscsi.replication.group import Group, LinkOptions
 from pratima_iscsi.replication.handshake import ReplicaFacts, SourceFacts, Verdict
 from pratima_iscsi.replication.messages import (
     Ack,
@@ -41,19 +39,18 @@ from pratima_iscsi.replication.messages import (
     Ping,
     Refused,
     VerifyAnswer,
-    VolumeOffer,
     Welcome,
 )
 from pratima_iscsi.replication.resync import Resync
 from pratima_iscsi.replication.source_state import LinkState as SavedLink
 from pratima_iscsi.replication.states import Connection, LinkState, Mode, Replication, link_state
 from pratima_iscsi.replication.transaction import Transaction
+from pratima_iscsi.replication.watermarks import Watermarks
+from pratima_iscsi.replication.window import Window
 from pratima_iscsi.replication.wire import PROTOCOL_VERSION, BatchHeader, encode_batch
 
 _LIVE: Final = frozenset({Connection.OPEN, Connection.SILENT})
 _NO_SESSION: Final = b""
-UNCONFIRMED: Final = -1
-"""Below every sequence: nothing of the group's generation is confirmed yet."""
 _REFUSALS: Final = {
     Verdict.REFUSE: Connection.REFUSED,
     Verdict.DIVERGED: Connection.DIVERGED,
@@ -70,47 +67,6 @@ _RETRIED: Final = frozenset(
         Connection.HELD,
     }
 )
-
-
-@dataclass(frozen=True, slots=True)
-class LinkOptions:
-    """How one link behaves; times in seconds, rates in bytes a second."""
-
-    name: str
-    mode: Mode = Mode.ASYNC
-    sync_timeout: float = limits.SYNC_TIMEOUT_SECONDS
-    block: bool = False
-    """On a timeout of a waiting write: hold it (True) or degrade (False)."""
-    direct_resync: bool = False
-    overwrite: bool = False
-    """A first sync may overwrite a replica volume that is not blank."""
-
-
-class Group(Protocol):
-    """What a link asks of the group it belongs to."""
-
-    log: OrderedLog
-    history: History
-    digest: bytes
-    sizes: tuple[int, ...]
-    incarnation: int
-    emit: Callable[[Effect], None]
-    new_id: Callable[[], int]
-
-    def offer(self) -> tuple[bytes, str, bytes, tuple[VolumeOffer, ...]]:
-        """Group id, group name, node id, volumes."""
-
-    def history_begun(self) -> bool:
-        """Whether the generation that a resync needs has begun; False: it now begins."""
-
-    def hold_writes(self) -> bool:
-        """Admit no write until ``release_writes``; False when something else holds them."""
-
-    def release_writes(self, now: float) -> None:
-        """Admit writes again."""
-
-    def confirmed(self, now: float) -> None:
-        """A link's watermarks moved: writes that waited for them may complete."""
 
 
 class Link:
@@ -133,8 +89,9 @@ class Link:
         self.reason = "not connected yet"
         self.replication = Replication.TABLE
         self.queue = LinkQueue(group.log)
-        self.window = group.log.limit // (links + 1)
-        """Bytes of records sent and not confirmed: all links' together leave some of the log."""
+        self.window = Window(group.log.limit // (links + 1))
+        self.watermarks = Watermarks()
+        self.degradation = Degradation(index, options.mode, group.emit)
         self.transaction: Transaction | None = None
         self.resync = Resync(self)
         self.session = _NO_SESSION
@@ -145,14 +102,7 @@ class Link:
         self.heard_at = 0.0
         self.ping_at = 0.0
         self.opened_at = 0.0
-        self.progress_at = 0.0
         self.oldest_unsent_at = 0.0
-        self.credit = 0
-        self.outstanding = 0
-        """Bytes of frames sent and not RECEIVED; ≤ credit, but for one frame with nothing else."""
-        self.frames: deque[tuple[int, int, int]] = deque()
-        """Frames not RECEIVED: last link sequence, bytes, last counted sequence (0: none)."""
-        self.highest_n = 0
         self.held = ""
         self.replica_direct = False
         self.staging_bytes = 0
@@ -162,28 +112,12 @@ class Link:
         self.overflow_blocks = 0
         self.last_resync: tuple[int, int, int] | None = None
         """Blocks in all, blocks done and bytes sent of the last transaction that ended."""
-        self.confirming_transaction = False
-        """Confirmed up to inside a transaction: its records do not move the durable sequence."""
-        self.received_sequence = UNCONFIRMED
-        self.durable_sequence = UNCONFIRMED
-        """Sequences, in the group's own generation, that the replica's effective image holds."""
-        self.degraded = options.mode is not Mode.ASYNC
-        self.marking = False
-        """A change of the degraded mark is on its way to disk; until it is there, writes wait."""
-        self.wants_mark = self.degraded
-        self.returning = False
-        self.has_returned = False
-        """Whether it ever was in step: a new link need not be steady first."""
-        self.unreplicated_sequence = 0
-        """The last write that completed without this link while it was degraded."""
         self.ever_sync = options.mode is not Mode.ASYNC
         self._restore(saved, volumes)
 
     def _restore(self, saved: SavedLink | None, volumes: int) -> None:
         self.table = BlockWriteTable(volumes)
         self.unverified = BlockWriteTable(volumes)
-        self.base = ORIGIN
-        self.base_history = NO_HISTORY
         self.synced_once = False
         self.direct_id = 0
         self.ended_id = 0
@@ -194,8 +128,7 @@ class Link:
             self.table.fill(self.group.sizes)
             return
         self.ever_sync |= saved.ever_sync
-        self.degraded = saved.degraded and self.options.mode is not Mode.ASYNC
-        self.wants_mark = self.degraded
+        self.degradation.restore(saved.degraded)
         self.lost_power = saved.lost_power
         self.synced_once = saved.synced_once
         if not saved.enabled:
@@ -203,7 +136,8 @@ class Link:
         if saved.table:
             self.table = BlockWriteTable.deserialize(saved.table)
             self.unverified = BlockWriteTable.deserialize(saved.unverified)
-            self.base, self.base_history = saved.base, saved.base_history
+            self.watermarks.base = saved.base
+            self.watermarks.base_history = saved.base_history
             self.direct_id = saved.direct_transaction
             self.must_compare = False
         else:
@@ -229,9 +163,22 @@ class Link:
     @property
     def waits(self) -> bool:
         """Whether writes wait for this link."""
-        if self.options.mode is Mode.ASYNC:
-            return False
-        return not self.degraded or self.returning or self.marking
+        return self.degradation.waits
+
+    @property
+    def degraded(self) -> bool:
+        """Whether the degraded mark stands."""
+        return self.degradation.degraded
+
+    @property
+    def durable_sequence(self) -> int:
+        """Up to which sequence of the group's generation the replica's effective image is."""
+        return self.watermarks.durable
+
+    @property
+    def base(self) -> Position:
+        """The replica's durable position at the last acknowledgement."""
+        return self.watermarks.base
 
     def cover(self) -> BlockWriteTable:
         """Every block that the replica may lack, but for local writes in flight."""
@@ -275,7 +222,7 @@ class Link:
 
     def begin_generation(self, record: Record, now: float) -> None:
         """The group's generation begins; END carries it where a transaction is open."""
-        self.durable_sequence = self.received_sequence = UNCONFIRMED
+        self.watermarks.forget()
         if self.replication is Replication.STREAM:
             self.take(record, now)
 
@@ -288,9 +235,7 @@ class Link:
         dropped = self.queue.drop(sent_too=dropped_all)
         self.overflowed_at = now
         self._count_overflow()
-        self.resync_unconfirmed = sum(
-            len(r.payload) for r in self.queue.sent if r.entry[0] == RecordKind.RESYNC
-        )
+        self.resync_unconfirmed = _resync_bytes(self.queue.sent)
         kinds = {record.entry[0] for record in dropped}
         if RecordKind.VERIFY in kinds:
             self.resync.forget_verifies(dropped)
@@ -371,7 +316,7 @@ class Link:
             due = min(self.ping_at, self.heard_at + limits.PEER_DEAD_SECONDS)
             if self.connection is Connection.SILENT:
                 due = self.ping_at
-            if self.queue.unsent and not self._credit_used_up():
+            if self.queue.unsent and not self.window.is_full(self.queue):
                 due = min(due, self.oldest_unsent_at + limits.COALESCE_SECONDS)
             return min(due, self.resync.next_timer(now))
         return now + limits.BACKOFF_SECONDS_MAX
@@ -411,7 +356,7 @@ class Link:
         if now - self.heard_at >= limits.SILENCE_SECONDS_MAX:
             self.lose(f"nothing heard for {limits.SILENCE_SECONDS_MAX:g} s", now)
             return
-        stalled = self.frames and not self.held and now - self.progress_at >= limits.STALL_SECONDS
+        stalled = not self.held and self.window.stalled(now)
         if stalled and self.connection is Connection.OPEN:
             self.lose("frames sent, but the replica receives none", now)
             return
@@ -423,7 +368,7 @@ class Link:
     def excuse(self, seconds: float, now: float) -> None:
         """Our own loop was late by ``seconds``: that is no silence of the peer's."""
         self.heard_at = min(now, self.heard_at + seconds)
-        self.progress_at = min(now, self.progress_at + seconds)
+        self.window.progress_at = min(now, self.window.progress_at + seconds)
 
     def _tell(self, message: Message) -> None:
         self.group.emit(SendControl(self.index, message))
@@ -443,10 +388,9 @@ class Link:
         if self.session:
             self.group.emit(CloseSession(self.index))
         self.session = _NO_SESSION
-        self.outstanding = 0
-        self.frames.clear()
+        self.window.close()
         self.held = ""
-        self.returning = False
+        self.degradation.session_over()
         self.resync.session_lost()
         self.retry_at = now + self.backoff
         self.backoff = min(self.backoff * 2, limits.BACKOFF_SECONDS_MAX)
@@ -484,7 +428,7 @@ class Link:
     def _heard(self, now: float) -> None:
         self.heard_at = now
         if self.connection is Connection.SILENT:
-            self.progress_at = now
+            self.window.progress_at = now
             self._connect_state(Connection.OPEN, "heard again")
 
     def _refused(self, message: Refused, now: float) -> None:
@@ -514,7 +458,7 @@ class Link:
         self._apply(rule.verdict, rule.reason, now)
         same = message.incarnation == self.group.incarnation
         self.queue.rewind(message.durable + 1 if same else 1)
-        self.highest_n = self.queue.next_n - 1
+        self.window.highest_n = self.queue.next_n - 1
         self.connection = Connection.OPENING
         self.reason = rule.reason
         self.deadline = now + limits.HANDSHAKE_SECONDS
@@ -523,25 +467,22 @@ class Link:
 
     def _learn(self, message: Welcome, now: float) -> None:
         """Take in what the replica has durably, before any rule looks at it."""
-        self.credit = min(message.credit, limits.CREDIT_BYTES_MAX, self.group.log.limit // 2)
+        self.window.credit = min(message.credit, limits.CREDIT_BYTES_MAX, self.group.log.limit // 2)
         self.staging_bytes = message.staging_bytes
         self.replica_direct = not message.consistent
         if message.incarnation == self.group.incarnation:
             self._confirm(message.durable, now)
+        position = Position(message.generation, message.sequence)
         transaction = self.transaction
         if transaction is not None and message.ended == transaction.id:
             # Its END was dropped here while it was already durable there.
             self.resync.cancel(now)
             self.ended_id = transaction.id
             self.transaction = None
-            self.confirming_transaction = False
+            self.watermarks.ended_unseen(position, message.history)
             self.replicate_by(Replication.TABLE, "the replica has the END of the transaction")
-            self.base = Position(message.generation, message.sequence)
-            self.base_history = message.history
             self.synced_once = True
-        position = Position(message.generation, message.sequence)
-        known = self.base_history != NO_HISTORY and message.consistent
-        if known and position == self.base and message.history != self.base_history:
+        if message.consistent and self.watermarks.contradicted_by(position, message.history):
             self.must_compare = True
             self.group.emit(Report(self.index, "digest", "the write histories differ", alarm=True))
 
@@ -557,9 +498,9 @@ class Link:
             and transaction.id == replica_transaction,
             table_empty=not self.table and transaction is None,
             first_n=self.queue.first_n,
-            next_n=max(self.queue.next_n, self.highest_n + 1),
+            next_n=max(self.queue.next_n, self.window.highest_n + 1),
             base=self.base,
-            base_history=self.base_history,
+            base_history=self.watermarks.base_history,
             compare=self.must_compare,
             ended=self.ended_id,
             held=self.lost_power,
@@ -572,8 +513,8 @@ class Link:
             self.replicate_by(Replication.STREAM, reason)
             return
         self.fold(now)
-        self.confirming_transaction = False
-        self.durable_sequence = self.received_sequence = UNCONFIRMED
+        self.watermarks.in_transaction = False
+        self.watermarks.forget()
         if verdict in (Verdict.FIRST_SYNC, Verdict.COMPARE):
             self.direct_id = 0
             self.table.fill(self.group.sizes)
@@ -587,7 +528,7 @@ class Link:
         """The data channel of ``session`` is up."""
         if self.connection is not Connection.OPENING or session != self.session:
             return
-        self.heard_at = self.opened_at = self.progress_at = now
+        self.heard_at = self.opened_at = self.window.progress_at = now
         self.ping_at = now + limits.HEARTBEAT_SECONDS
         self.oldest_unsent_at = now
         self._connect_state(Connection.OPEN, self.reason)
@@ -614,30 +555,18 @@ class Link:
     # --- acknowledgements ----------------------------------------------------------------------
 
     def _acknowledge(self, ack: Ack, now: float) -> None:
-        if ack.received > self.highest_n or ack.durable > ack.received:
+        if ack.received > self.window.highest_n or ack.durable > ack.received:
             self.lose("the replica acknowledges what was never sent", now)
             return
         if ack.held != self.held:
             self.held = ack.held
-            self.progress_at = now
+            self.window.progress_at = now
             if ack.held:
                 self.group.emit(Report(self.index, "held", ack.held, alarm=True))
-        while self.frames and self.frames[0][0] <= ack.received:
-            _, size, sequence = self.frames.popleft()
-            self.outstanding -= size
-            self.progress_at = now
-            self.received_sequence = max(self.received_sequence, sequence)
+        self.watermarks.frame_received(self.window.received(ack.received, now))
         self._confirm(ack.durable, now)
-        theirs = Position(ack.generation, ack.sequence)
-        if (
-            theirs == self.base
-            and not self.confirming_transaction
-            and self.base_history
-            not in (
-                NO_HISTORY,
-                ack.history,
-            )
-        ):
+        position = Position(ack.generation, ack.sequence)
+        if self.watermarks.contradicted_by(position, ack.history):
             self.must_compare = True
             self.stand_back(Connection.FAILED, "the write histories differ", now, alarm=True)
             return
@@ -648,30 +577,11 @@ class Link:
     def _confirm(self, durable: int, now: float) -> None:
         """Everything up to link sequence ``durable`` is durable at the replica."""
         confirmed = self.queue.confirm(min(durable, self.queue.next_n - 1))
-        last: Record | None = None
-        for record in confirmed:
-            kind = record.entry[0]
-            if kind in COUNTED:
-                last = None if self.confirming_transaction else record
-            elif kind == RecordKind.BEGIN:
-                self._hold_position(last)
-                last = None
-                self.confirming_transaction = True
-            elif kind == RecordKind.GENERATION:
-                last = None if self.confirming_transaction else record
-            elif kind == RecordKind.END:
-                self._ended(End.decode(record.payload), now)
-            elif kind == RecordKind.RESYNC:
-                self.resync_unconfirmed -= len(record.payload)
-        self._hold_position(last)
-
-    def _hold_position(self, last: Record | None) -> None:
-        if last is None:
+        if not confirmed:
             return
-        self.durable_sequence = last.sequence
-        self.received_sequence = max(self.received_sequence, last.sequence)
-        self.base = Position(self.group.history.position.generation, last.sequence)
-        self.base_history = last.history
+        self.resync_unconfirmed -= _resync_bytes(confirmed)
+        for end in self.watermarks.confirm(confirmed, self.group.history.position.generation):
+            self._ended(end, now)
 
     def _ended(self, end: End, now: float) -> None:
         transaction = self.transaction
@@ -681,17 +591,12 @@ class Link:
         self.last_resync = (total, total, transaction.bytes_sent)
         self.ended_id = transaction.id
         self.transaction = None
-        self.confirming_transaction = False
         self.synced_once = True
         self.lost_power = False
         self.replica_direct = False
         self.overflows = 0
-        self.base, self.base_history = end.history.position, end.digest
-        if end.history.position.generation == self.group.history.position.generation:
-            self.durable_sequence = end.history.position.sequence
-            self.received_sequence = max(self.received_sequence, self.durable_sequence)
-        self.reason = f"in step since {self.base}"
-        self.group.emit(Report(self.index, "resynced", f"consistent at {self.base}"))
+        self.reason = f"in step since {end.history.position}"
+        self.group.emit(Report(self.index, "resynced", f"consistent at {end.history.position}"))
 
     # --- controls (DESIGN: the seed's ioctls) --------------------------------------------------
 
@@ -718,9 +623,7 @@ class Link:
         self.must_compare = True
         self.replicate_by(Replication.TABLE, "disabled by the operator")
         self._connect_state(Connection.DISABLED, "disabled by the operator")
-        if self.options.mode is not Mode.ASYNC:
-            self.degrade(now)
-        self.group.confirmed(now)
+        self.degrade(now)
 
     def enable(self, now: float) -> None:
         """Put a disabled link to work: nothing is known of what the replica lacks."""
@@ -759,33 +662,17 @@ class Link:
         while queue.unsent:
             # Cheapest first: most wake-ups of an asynchronous link find that nothing is due.
             may_wait = not at_once and now < self.oldest_unsent_at + limits.COALESCE_SECONDS
-            if may_wait and queue.unsent_bytes < self._batch_bytes():
+            if may_wait and queue.unsent_bytes < self.window.batch_bytes:
                 return
-            if self._credit_used_up():
+            if self.window.is_full(queue):
                 return
             self._send_batch(now)
 
-    def _credit_used_up(self) -> bool:
-        """Whether the window is full; with nothing in flight one frame of any size may go."""
-        queue = self.queue
-        if not self.frames and not queue.sent:
-            return False
-        least = min(queue.unsent_bytes, self._batch_bytes())
-        if queue.unsent:
-            least = max(least, queue.unsent[0].cost)
-        return self.outstanding + least > self.credit or queue.sent_bytes + least > self.window
-
-    def _batch_bytes(self) -> int:
-        """Payload of one batch: several must fit into the window."""
-        return min(limits.BATCH_BYTES_MAX, self.credit // 4)
-
     def _send_batch(self, now: float) -> None:
-        first_n, generation, batch = self.queue.take_batch(self._batch_bytes())
+        first_n, generation, batch = self.queue.take_batch(self.window.batch_bytes)
         transaction = self.transaction
         if transaction is not None:
-            transaction.bytes_sent += sum(
-                len(r.payload) for r in batch if r.entry[0] == RecordKind.RESYNC
-            )
+            transaction.bytes_sent += _resync_bytes(batch)
             if not transaction.direct:
                 transaction.sent.add_records(batch)
         sequence = 0 if transaction is not None else _last_sequence(batch)
@@ -800,12 +687,7 @@ class Link:
             ack_now=self.waits,
         )
         frame = encode_batch(header, batch)
-        last_n = first_n + len(batch) - 1
-        self.highest_n = max(self.highest_n, last_n)
-        if not self.frames:
-            self.progress_at = now
-        self.frames.append((last_n, len(frame), sequence))
-        self.outstanding += len(frame)
+        self.window.sent(first_n + len(batch) - 1, len(frame), sequence, now)
         self.oldest_unsent_at = now
         self.group.emit(SendFrame(self.index, frame))
 
@@ -819,43 +701,23 @@ class Link:
 
     def degrade(self, now: float) -> None:
         """A write has waited too long: go on without the replica once that is on disk."""
-        if self.returning:
-            self.returning = False
-            self.opened_at = self.heard_at
-        self.wants_mark = True
-        self._persist_mark()
+        if self.degradation.degrade():
+            self.opened_at = now
         self.group.confirmed(now)
-
-    def _persist_mark(self) -> None:
-        if not self.marking and self.wants_mark is not self.degraded:
-            self.marking = True
-            self.group.emit(PersistDegraded(self.index, self.wants_mark))
 
     def degraded_persisted(self, degraded: bool, now: float) -> None:
         """The degraded mark is on disk as ``degraded`` says."""
-        self.marking = False
-        self.degraded = degraded
-        self._persist_mark()
-        if degraded:
-            self.group.emit(
-                Report(self.index, "degraded", "writes complete without the replica", alarm=True)
-            )
-        else:
-            self.returning = False
-            self.has_returned = True
-            self.group.emit(Report(self.index, "returned", "writes wait for the replica again"))
+        self.degradation.persisted(degraded)
         self.group.confirmed(now)
 
     def try_return(self, now: float) -> None:
-        """Let writes wait again once the link is steady, and erase the mark when nothing is owed."""
-        if not self.degraded or self.marking or self.state is not LinkState.SYNCED:
-            return
-        steady = limits.RETURN_STEADY_SECONDS if self.has_returned else 0.0
-        if not self.returning and now - self.opened_at >= steady:
-            self.returning = True
-        if self.returning and self.durable_sequence >= self.unreplicated_sequence:
-            self.wants_mark = False
-            self._persist_mark()
+        """Let writes wait again once the link is steady, and nothing is owed."""
+        if self.degraded and self.state is LinkState.SYNCED:
+            self.degradation.in_step(self.durable_sequence, now - self.opened_at)
+
+
+def _resync_bytes(records: Iterable[Record]) -> int:
+    return sum(len(r.payload) for r in records if r.entry[0] == RecordKind.RESYNC)
 
 
 def _last_sequence(batch: list[Record]) -> int:

@@ -175,7 +175,7 @@ class Resync:
         under_way = piece * (len(reads) + 1)
         if (
             not log.fits(under_way)
-            or link.resync_unconfirmed + under_way > link.credit // 2 + piece
+            or link.resync_unconfirmed + under_way > link.window.credit // 2 + piece
         ):
             return False
         pace = piece / limits.RESYNC_RATE_MIN_BYTES

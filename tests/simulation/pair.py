@@ -62,6 +62,11 @@ class Pair:
         """The source's link."""
         return self.source.backstore.links[self.index]
 
+    @property
+    def marked(self) -> bool:
+        """Whether the degraded mark is on the primary's disk."""
+        return self.source.store.degraded.get(self.link.options.name, True)
+
     # --- what the source tells -----------------------------------------------------------------
 
     def control(self, message: Message) -> None:
@@ -134,14 +139,12 @@ class Pair:
                 "race 9: the primary lost power, and the replica is written over"
             )
             self.lost_power = False  # A replica without a good copy has nothing to lose.
-        marked = self.source.store.degraded.get(link.options.name, True)
         if not link.waits and self.mode is not Mode.ASYNC:
-            assert marked, "writes complete without the replica, and no mark is on disk"
+            assert self.marked, "writes complete without the replica, and no mark is on disk"
 
     def completed(self, operation: Operation) -> None:
-        """I3: acknowledged, and not degraded: it is in the replica's effective image."""
-        link = self.link
-        if self.mode is Mode.ASYNC or not link.waits or self.amnesia:
+        """I3: acknowledged with no degraded mark on disk: it is in the replica's effective image."""
+        if self.mode is Mode.ASYNC or self.marked or self.amnesia:
             return
         durable = self.mode is Mode.SYNC or operation.kind == FLUSH or operation.fua
         if not durable or operation.sequence == 0:

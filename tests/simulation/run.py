@@ -8,7 +8,8 @@ from collections.abc import Callable
 from random import Random
 
 from pratima_iscsi.backstore import GroupOptions
-from pratima_iscsi.replication.link import Link, LinkOptions
+from pratima_iscsi.replication.group import LinkOptions
+from pratima_iscsi.replication.link import Link
 from pratima_iscsi.replication.messages import Ack, VolumeOffer
 from pratima_iscsi.replication.operation import Operation
 from pratima_iscsi.replication.source_state import SourceState, StopKind

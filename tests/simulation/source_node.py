@@ -129,7 +129,7 @@ class SourceNode(Node):
         self.stopped_clean = False
         generation = self.backstore.history.position.generation
         for far in self.far:
-            far.exact = True
+            far.exact = far.exact or stop is not StopKind.CLEAN
             if stop not in (StopKind.CLEAN, StopKind.NONE) and generation != NO_GENERATION:
                 # What the primary has now is the truth, partial writes and all (PROTOCOL 13).
                 far.generation_began(generation, [bytes(image) for image in self.images])

@@ -56,6 +56,7 @@ SIMPLE: Final = 1
 
 CDB_BYTES: Final = 16
 STATUS_SHIFT: Final = 16
+STAGES: Final = frozenset(int(stage) for stage in Stage)
 DISCOVERY_OFFERS: Final[dict[str, str]] = {
     "HeaderDigest": NONE,
     "DataDigest": NONE,
@@ -265,13 +266,19 @@ class InitiatorSession:
         self._login_text = bytearray()
         self.keys.update(pairs)
         if response.flags & TRANSIT:
-            self._stage = Stage(response.flags & 3)
+            self._stage = self._next_stage(response.flags & 3)
         if self._stage == Stage.FULL_FEATURE:
             self._full_feature(response)
         elif self._stage == Stage.OPERATIONAL:
             self._negotiate()
         else:
             self._prove(dict(pairs))
+
+    def _next_stage(self, stage: int) -> Stage:
+        """Where the target says that the login goes on."""
+        if stage not in STAGES or stage < self._stage:
+            raise RemoteProtocolError(f"the target goes on to login stage {stage}")
+        return Stage(stage)
 
     def _prove(self, keys: dict[str, str]) -> None:
         if self._claimant is None:
@@ -280,7 +287,11 @@ class InitiatorSession:
             self.send_login(self._claimant.offer(), self._security_flags())
         elif "CHAP_C" in keys and not self._sent_proof:
             self._sent_proof = True
-            self.send_login(self._claimant.prove(keys), self._security_flags())
+            try:
+                proof = self._claimant.prove(keys)
+            except AuthenticationError as error:
+                raise LoginError(LoginStatus.AUTHENTICATION_FAILURE, str(error)) from error
+            self.send_login(proof, self._security_flags())
         else:
             raise LoginError(LoginStatus.AUTHENTICATION_FAILURE, "the target broke off CHAP")
 

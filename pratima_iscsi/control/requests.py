@@ -36,7 +36,7 @@ class LinkRequest(Request, frozen=True, kw_only=True):
 class ResyncRequest(LinkRequest, frozen=True, kw_only=True, tag="resync"):
     """Bring over what the replica lacks now, without waiting for back-off.
 
-    ``from_primary`` declares the primary's content the truth after it lost power (PROTOCOL 12).
+    ``from_primary`` declares the primary's content the truth after it lost power.
     """
 
     from_primary: bool = False

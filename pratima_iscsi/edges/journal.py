@@ -9,7 +9,7 @@ peer hid in a payload, is never taken for a unit (nor costs more than the hash o
 
     segment header (512) | unit header (48) checksum (16) frame padding | unit header ...
 
-**What a missing unit means** (PROTOCOL 14). Units written between two syncs may reach the disk in
+**What a missing unit means**. Units written between two syncs may reach the disk in
 any order, so a valid unit after a bad one proves nothing by itself: both may belong to the commit
 group that a power cut tore, of which nothing was acknowledged. Hence each unit carries a *mark*:
 the index of the last unit that was durable when it was written. A valid unit whose mark is at or

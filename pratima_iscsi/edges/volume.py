@@ -186,7 +186,7 @@ class Volume:
     def punch(self, offset: int, length: int) -> None:
         """Make a range read as zeros, giving its space back where the volume can.
 
-        Never BLKDISCARD, after which a device may read as anything (PROTOCOL 19): what can be
+        Never BLKDISCARD, after which a device may read as anything: what can be
         neither punched nor zeroed by the device is overwritten with zeros.
         """
         self._check(offset, length)

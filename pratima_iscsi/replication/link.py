@@ -598,7 +598,7 @@ class Link:
         self.reason = f"in step since {end.history.position}"
         self.group.emit(Report(self.index, "resynced", f"consistent at {end.history.position}"))
 
-    # --- controls (DESIGN: the seed's ioctls) --------------------------------------------------
+    # --- controls --------------------------------------------------------------------------------
 
     def reconnect(self, now: float) -> None:
         """Connect now, without waiting for the back-off."""

@@ -202,11 +202,14 @@ def _plain(name: str) -> str:
 
 
 def _make(path: Path) -> None:
-    """Make a directory and its name durable; one that is there stays as it is."""
+    """Make a directory and its name durable, and those above it; what is there stays as it is."""
     try:
-        path.mkdir(mode=0o700, parents=True)
+        path.mkdir(mode=0o700)
     except FileExistsError:
         return
+    except FileNotFoundError:
+        _make(path.parent)
+        path.mkdir(mode=0o700)
     fd = os.open(path.resolve().parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

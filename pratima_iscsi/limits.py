@@ -158,6 +158,8 @@ PORTAL_CONNECTIONS_MAX: Final = 128
 PORTAL_LOGINS_MAX: Final = 32
 """Connections of one portal that have not logged in yet."""
 PORTAL_SESSIONS_MAX: Final = 64
+INITIATORS_MAX: Final = 1024
+"""Names that one target's access list may hold."""
 LISTEN_BACKLOG: Final = 64
 LOGIN_SECONDS_MAX: Final = 15.0
 LOGIN_EXCHANGES_MAX: Final = 16

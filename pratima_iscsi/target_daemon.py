@@ -238,7 +238,7 @@ class TargetDaemon:
         accounts = () if options.account is None else (options.account,)
         self._directory = Directory.of(
             [
-                ServedTarget(group.options.target, group.device, accounts)
+                ServedTarget(group.options.target, group.device, accounts, group.options.initiators)
                 for group in self.groups.values()
             ],
             accounts,

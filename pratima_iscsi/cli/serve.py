@@ -83,6 +83,13 @@ from pratima_iscsi.replication.states import Mode
 @click.option("--group", default=DEFAULT_GROUP, show_default=True, help="The group's name.")
 @click.option("--iqn", default="", help="The target's iSCSI name.")
 @click.option(
+    "--initiator",
+    "initiators",
+    metavar="IQN",
+    multiple=True,
+    help="Who may see and use the target; repeat it. Anybody who may log in, unless given.",
+)
+@click.option(
     "--block-size",
     type=click.Choice(["512", "4096"]),
     default="512",
@@ -151,6 +158,7 @@ def parse(context: click.Context) -> ServeOptions:
         ),
         log_limit=given["log_limit"],
         block_size=4096 if given["block_size"] == "4096" else 512,
+        initiators=given["initiators"] or None,
     )
     portal = PortalSection(
         listen=given["portal"],

@@ -45,7 +45,7 @@ from pratima_iscsi.edges.keys import AllowList, read_allow_list, read_keys, read
 from pratima_iscsi.edges.link_address import LinkAddress, parse_address
 from pratima_iscsi.errors import StateError, UsageError
 from pratima_iscsi.iscsi.chap import Account
-from pratima_iscsi.iscsi.names import normalized
+from pratima_iscsi.iscsi.names import normalized, normalized_initiator
 from pratima_iscsi.replication.states import Mode
 
 DEFAULT_GROUP: Final = "default"
@@ -97,6 +97,8 @@ class ServeGroupSection(_Section):
     iqn: str = ""
     log_limit: _Size = limits.LOG_BYTES_DEFAULT
     block_size: Literal[512, 4096] = 512
+    initiators: tuple[_Some, ...] | None = None
+    """Who may see and use the target, by iSCSI name; anybody unless given."""
 
 
 class PortalSection(_Section):
@@ -243,6 +245,7 @@ def _serve_group(
         replicas=replicas,
         log_bytes=_bounded("the ordered log", parse_size(group.log_limit), limits.LOG_BYTES_MIN),
         block_bytes=group.block_size,
+        initiators=None if group.initiators is None else _initiators(name, group.initiators),
     )
 
 
@@ -251,6 +254,24 @@ def _target(name: str) -> str:
         return normalized(name)
     except ValueError as error:
         raise UsageError(str(error), f"use one like {TARGET_PREFIX}disk") from None
+
+
+def _initiators(group: str, names: tuple[str, ...]) -> frozenset[str]:
+    """The names as they are compared; a list that nobody is on is a mistake."""
+    if not 0 < len(names) <= limits.INITIATORS_MAX:
+        raise UsageError(
+            f"group {group} admits {len(names)} initiators",
+            f"name 1 to {limits.INITIATORS_MAX} of them, or leave the list out to admit any",
+        )
+    try:
+        admitted = [normalized_initiator(name) for name in names]
+    except ValueError as error:
+        raise UsageError(
+            f"group {group}: {error}",
+            "write it as the initiator does, see /etc/iscsi/initiatorname.iscsi there",
+        ) from None
+    _check_distinct(f"initiators of group {group}", admitted)
+    return frozenset(admitted)
 
 
 def _volumes(sections: tuple[VolumeSection, ...], base: Path) -> tuple[VolumeOptions, ...]:

@@ -56,6 +56,8 @@ class ServeGroup:
     replicas: tuple[ReplicaOptions, ...] = ()
     log_bytes: int = limits.LOG_BYTES_DEFAULT
     block_bytes: int = 512
+    initiators: frozenset[str] | None = None
+    """Names of the initiators that may see and use the target; None: any."""
 
 
 @dataclass(frozen=True, slots=True)

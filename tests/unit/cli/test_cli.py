@@ -138,6 +138,7 @@ def test_the_shortest_serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert (options.state, str(options.portal)) == (tmp_path / "p", "127.0.0.1:3260")
     (group,) = options.groups
     assert (group.name, group.replicas, group.block_bytes) == ("default", (), 512)
+    assert group.initiators is None, "any"
     assert [(v.name, v.path, v.size) for v in group.volumes] == [
         ("lun0", tmp_path / "disk.img", None)
     ]
@@ -150,11 +151,13 @@ def test_every_option_of_serve(tmp_path: Path) -> None:
         *("--mode", "semi-sync", "--log-limit", "32MiB", "--group", "db", "--sync-timeout", "3"),
         *("--iqn", "iqn.2020-02.org.example.x:y", "--on-timeout", "block", "--resync", "direct"),
         *("--overwrite", "--block-size", "4096"),
+        *("--initiator", "iqn.2020-02.org.example:One", "--initiator", "iqn.2020-02.org.example:2"),
     )
     (group,) = options.groups
     assert [(v.name, v.size) for v in group.volumes] == [("lun0", GIB), ("lun1", 64 * MIB)]
     assert (group.name, group.target) == ("db", "iqn.2020-02.org.example.x:y")
     assert (group.log_bytes, group.block_bytes) == (32 * MIB, 4096)
+    assert group.initiators == {"iqn.2020-02.org.example:one", "iqn.2020-02.org.example:2"}
     assert [link.name for link in group.replicas] == ["127.0.0.1:1", "[::1]:2"]
     for link in group.replicas:
         assert (link.mode, link.sync_timeout, link.block) == (Mode.SEMI_SYNC, 3.0, True)

@@ -45,6 +45,7 @@ data_address = "ipc:///run/b2"
 [[group]]
 name = "mail"
 iqn = "iqn.2020-02.ORG.example.disks:mail"
+initiators = ["iqn.2020-02.org.example:Host", "an-odd-name"]
 [[group.volume]]
 path = "mail.img"
 """
@@ -86,6 +87,8 @@ def test_a_whole_file_of_serve(tmp_path: Path) -> None:
     assert (second.mode, second.block, second.peer_key) == (Mode.ASYNC, False, None)
     assert str(second.data_address) == "ipc:///run/b2"
     assert (mail.target, mail.replicas) == ("iqn.2020-02.org.example.disks:mail", ())
+    assert db.initiators is None
+    assert mail.initiators == {"iqn.2020-02.org.example:host", "an-odd-name"}
 
 
 def test_a_whole_file_of_replica(tmp_path: Path) -> None:
@@ -113,6 +116,10 @@ def test_a_whole_file_of_replica(tmp_path: Path) -> None:
         (minimal(group="name = 'Has Space'"), "cannot name a group"),
         (minimal(group="name = '../up'"), "cannot name a group"),
         (minimal(group="iqn = 'no name'"), "is no iSCSI name"),
+        (minimal(group="initiators = []"), "admits 0 initiators"),
+        (minimal(group="initiators = ['']"), "initiators"),
+        (minimal(group="initiators = ['has space']"), "group default: InitiatorName"),
+        (minimal(group="initiators = ['iqn.a:b', 'IQN.A:B']"), "initiators of group default"),
         (minimal(group="log_limit = '1MiB'"), "ordered log of 1 MiB"),
         (minimal(group="log_limit = 'lots'"), "'lots' is not a size"),
         (minimal(portal="listen = 'here'"), "portal: 'here' is not an address"),

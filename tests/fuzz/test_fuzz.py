@@ -11,7 +11,7 @@ import pytest
 from tests.fuzz.__main__ import fuzz
 from tests.fuzz.targets import ANY, TARGETS, run, seeds
 
-SECONDS = 8
+SECONDS = 6
 RUNS_LEAST = 500
 
 

@@ -44,6 +44,7 @@ class Model:
 
     def admit(self, generation: int, record: Record) -> None:
         """The next write of a generation."""
+        assert generation in self.generations, "a write of a generation that is not on disk"
         known = self.generations[generation]
         assert record.sequence == len(known.records) + 1, "a sequence was given twice, or not at all"
         known.records.append(record)

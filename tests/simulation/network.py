@@ -31,6 +31,7 @@ class Network:
         self._busy_until = {TO_REPLICA: 0.0, TO_SOURCE: 0.0, DATA: 0.0}
         self.channel: Channel | None = None
         self.old_frames: list[bytes] = []
+        self.old_messages: list[Message] = []
         self.deaf_until = {TO_REPLICA: 0.0, TO_SOURCE: 0.0, DATA: 0.0}
         """A direction loses everything until then, and nobody is told."""
         self.lost_types: dict[type[Message], float] = {}
@@ -56,6 +57,11 @@ class Network:
                 self.passed(direction, message)
 
         world.at(self._next(direction), arrive)
+        if self.hostile and direction == TO_SOURCE:
+            self.old_messages = [*self.old_messages[-50:], message]
+            if world.chance(0.03):
+                old = world.rng.choice(self.old_messages)
+                world.at(world.now + world.delay(0.01), lambda: deliver(old))
 
     def _next(self, direction: str) -> float:
         """In order: nothing overtakes what was sent before it."""

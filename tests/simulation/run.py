@@ -10,7 +10,7 @@ from random import Random
 from pratima_iscsi.backstore import GroupOptions
 from pratima_iscsi.replication.group import LinkOptions
 from pratima_iscsi.replication.link import Link
-from pratima_iscsi.replication.messages import Ack, VolumeOffer
+from pratima_iscsi.replication.messages import VolumeOffer
 from pratima_iscsi.replication.operation import Operation
 from pratima_iscsi.replication.source_state import SourceState, StopKind
 from pratima_iscsi.replication.states import Connection, Mode
@@ -262,6 +262,13 @@ def _images(disk: SimDisk, sizes: list[int]) -> list[bytes]:
     return [directory.open(f"v{i}").pread(size, 0) for i, size in enumerate(sizes)]
 
 
+def run_setup(seed: int, draw: Callable[[Random], Setup]) -> Simulation:
+    """Run one seed of a hunt."""
+    simulation = Simulation(seed, draw(Random(seed)))
+    simulation.run()
+    return simulation
+
+
 def simulate(seed: int, *, trace: bool = False) -> Simulation:
     """Run one seed; raises AssertionError with the seed in its notes."""
     simulation = Simulation(seed, trace=trace)
@@ -272,6 +279,3 @@ def simulate(seed: int, *, trace: bool = False) -> Simulation:
         error.add_note("\n".join(simulation.world.lines[-400:]))
         raise
     return simulation
-
-
-__all__ = ["Ack", "Setup", "Simulation", "simulate"]

@@ -71,6 +71,7 @@ class Setup:
         if rng.random() < 0.35:
             faults.append(rng.choice(RARE_FAULTS))
         modes = [Mode.ASYNC, Mode.ASYNC, Mode.SEMI_SYNC, Mode.SYNC]
+        rate = rng.choice([10.0, 40.0, 150.0])
         return cls(
             sizes=sizes,
             log_bytes=rng.choice([64, 96, 128, 256, 1024]) * KIB,
@@ -80,8 +81,8 @@ class Setup:
             direct_resync=rng.random() < 0.15,
             slow=rng.random() < 0.4,
             hostile=rng.random() < 0.3,
-            rate=rng.choice([10.0, 40.0, 150.0]),
-            bursts=rng.choice([0.0, 0.1, 0.4]),
+            rate=rate,
+            bursts=rng.choice([0.0, 0.1, 0.4]) * (0.2 if rate > 100 else 1.0),
             faults=faults,
             fault_every=rng.choice([0.3, 1.0, 3.0]),
         )

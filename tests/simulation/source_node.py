@@ -126,7 +126,6 @@ class SourceNode(Node):
         self.backstore = Backstore(
             self.options, self.store.load(stop), new_id=lambda: rng.getrandbits(64) or 1
         )
-        self.stopped_clean = False
         generation = self.backstore.history.position.generation
         for far in self.far:
             far.exact = far.exact or stop is not StopKind.CLEAN
@@ -294,6 +293,7 @@ class SourceNode(Node):
             digest=effect.digest,
             links=backstore.link_flags(),
         )
+        self.stopped_clean = False
         for far in self.far:
             far.generation_began(
                 effect.history.position.generation, [bytes(image) for image in self.images]

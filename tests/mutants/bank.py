@@ -1,0 +1,297 @@
+"""The bank: each mutant is one small change of one module, and breaks one named rule."""
+
+from dataclasses import dataclass
+from typing import Final
+
+_LINK = "pratima_iscsi.replication.link"
+_RESYNC = "pratima_iscsi.replication.resync"
+_SINK = "pratima_iscsi.replication.sink"
+_HANDSHAKE = "pratima_iscsi.replication.handshake"
+_BACKSTORE = "pratima_iscsi.backstore"
+_APPLY = "pratima_iscsi.edges.replica_apply"
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """``old``, which stands once in ``module``, becomes ``new``."""
+
+    name: str
+    rule: str
+    module: str
+    old: str
+    new: str
+    hunt: str
+    seeds: int = 40
+    """Within so many seeds of ``hunt`` it must be found."""
+
+
+MUTANTS: Final = (
+    Mutant(
+        "T is not kept",
+        "PROTOCOL 1: T holds every block sent since BEGIN",
+        _LINK,
+        "            if not transaction.direct:\n                transaction.sent.add_records(batch)",
+        "",
+        "overflow",
+    ),
+    Mutant(
+        "live writes are not put into T",
+        "PROTOCOL 1: resync records and live writes alike",
+        _LINK,
+        "transaction.sent.add_records(batch)",
+        "transaction.sent.add_records(r for r in batch if r.entry[0] >= RecordKind.RESYNC)",
+        "long",
+    ),
+    Mutant(
+        "a write is skipped when any of its blocks is in the table",
+        "PROTOCOL 6: only when all of them are",
+        _LINK,
+        "return not self.table.holds(volume, first, end)",
+        "return not self.table.meets(volume, first, end)",
+        "overflow",
+    ),
+    Mutant(
+        "an overflow drops records that were sent",
+        "PROTOCOL 6: sent ones stay until acknowledged",
+        _LINK,
+        "dropped = self.queue.drop(sent_too=dropped_all)",
+        "dropped = self.queue.drop(sent_too=True)",
+        "overflow",
+    ),
+    Mutant(
+        "a dropped END does not open its transaction again",
+        "PROTOCOL 6: a dropped END re-opens its transaction",
+        _LINK,
+        "        elif RecordKind.END in kinds:",
+        "        elif RecordKind.END in kinds and False:",
+        "long",
+    ),
+    Mutant(
+        "an overflow marks only the new write",
+        "race 3: table ∪= all of the log that is dropped",
+        _LINK,
+        "        self.table.add_records(self.queue.unsent)\n        dropped =",
+        "        dropped =",
+        "overflow",
+    ),
+    Mutant(
+        "a lost session's sent records are dropped unmarked",
+        "race 4: link loss folds back what was not confirmed",
+        _LINK,
+        "        if dropped_all:\n            self.table.add_records(self.queue.sent)",
+        "",
+        "overflow",
+    ),
+    Mutant(
+        "blocks are cleared on send",
+        "race 4: only a durable acknowledgement takes a record out",
+        _LINK,
+        "        self.oldest_unsent_at = now\n        self.group.emit(SendFrame",
+        "        self.oldest_unsent_at = now\n        self.queue.confirm(self.queue.next_n - 1)\n"
+        "        self.group.emit(SendFrame",
+        "overflow",
+    ),
+    Mutant(
+        "acknowledgements of another session are honoured",
+        "race 5: acknowledgements carry the session",
+        _LINK,
+        'elif self.session and getattr(message, "session", None) == self.session:',
+        "elif self.session:",
+        "hostile",
+        80,
+    ),
+    Mutant(
+        "an optimistic read is not repeated",
+        "PROTOCOL 7: blocks written since the read began are read again",
+        _RESYNC,
+        "in unwritten_runs(piece, answer.blocks, watch.written):",
+        "in [(0, answer.blocks)]:",
+        "overflow",
+    ),
+    Mutant(
+        "equality is believed of blocks written since",
+        "PROTOCOL 18: the answer speaks of the record's link sequence",
+        _RESYNC,
+        "if index not in differing and (span.volume, block) not in watch.written:",
+        "if index not in differing:",
+        "restarts",
+    ),
+    Mutant(
+        "a write is admitted before its generation is on disk",
+        "PROTOCOL 3: in the same fsync that erases the clean mark",
+        _BACKSTORE,
+        "        self.emit(PersistGeneration(*self._next))",
+        "        self.emit(PersistGeneration(*self._next))\n        self.generation_persisted(0.0)",
+        "any",
+    ),
+    Mutant(
+        "a crash continues the old generation",
+        "PROTOCOL 3: a generation is one incarnation; no position is used twice",
+        _BACKSTORE,
+        "clean = state.stop in (StopKind.CLEAN, StopKind.NONE)",
+        "clean = True",
+        "restarts",
+    ),
+    Mutant(
+        "the replica acknowledges before it syncs",
+        "race 12: append, fdatasync, then the acknowledgement",
+        _SINK,
+        "durable, position = self.durable, self.durable.history.position",
+        "durable, position = self.written, self.written.history.position",
+        "power",
+    ),
+    Mutant(
+        "a checkpoint does not sync the volumes",
+        "PROTOCOL 14: apply, fdatasync every volume, persist the position",
+        _APPLY,
+        "            for volume in self._volumes:\n                volume.fdatasync()",
+        "",
+        "power",
+    ),
+    Mutant(
+        "units are applied past the mark",
+        "PROTOCOL 14: apply never passes the last durable mark",
+        _SINK,
+        "self.applicable_index = max(unit.mark for unit in self.units)",
+        "self.applicable_index = self.durable_index",
+        "power",
+    ),
+    Mutant(
+        "a gap is accepted",
+        "PROTOCOL 20: a gap ends the session",
+        _SINK,
+        "if header.first_n != (1 if fresh else before.n + 1):",
+        "if False:",
+        "hostile",
+    ),
+    Mutant(
+        "a frame's digest is not checked",
+        "I10: a flipped bit never changes the image",
+        "pratima_iscsi.replication.wire",
+        "if _DIGEST.unpack_from(frame, len(body))[0] != xxh3_64_intdigest(body):",
+        "if False:",
+        "hostile",
+    ),
+    Mutant(
+        "the spill leaves T and the log out",
+        "PROTOCOL 22: spill BWT ∪ T ∪ log blocks",
+        _BACKSTORE,
+        "table=link.cover().serialize()",
+        "table=link.table.serialize()",
+        "restarts",
+    ),
+    Mutant(
+        "writes go on before the degraded mark is on disk",
+        "PROTOCOL 10: fsynced before the first unreplicated acknowledgement",
+        "pratima_iscsi.replication.degradation",
+        "return not self.degraded or self.returning or self.marking",
+        "return not self._wanted or self.returning",
+        "waiting",
+    ),
+    Mutant(
+        "writes go on while the degraded mark is being erased",
+        "PROTOCOL 10: erased only with nothing owed",
+        "pratima_iscsi.replication.degradation",
+        "return not self.degraded or self.returning or self.marking",
+        "return not self.degraded or self.returning",
+        "waiting",
+        300,
+    ),
+    Mutant(
+        "a synchronous write completes when it is received",
+        "I3: acknowledged in sync mode is durable at the replica",
+        _BACKSTORE,
+        "                    if link.options.mode is Mode.SYNC\n",
+        "                    if False\n",
+        "waiting",
+    ),
+    Mutant(
+        "a semi-synchronous FLUSH completes when it is received",
+        "PROTOCOL 21: FLUSH and FUA wait for a durable acknowledgement",
+        _BACKSTORE,
+        "elif operation.kind == FLUSH or operation.fua:",
+        "elif False:",
+        "waiting",
+    ),
+    Mutant(
+        "the history digest is not adopted at END",
+        "PROTOCOL 17: END carries (position, H), which the replica adopts",
+        _SINK,
+        "self.history, self.digest = end.history, end.digest",
+        "self.history = end.history",
+        "overflow",
+    ),
+    Mutant(
+        "a direct resync is not INCONSISTENT",
+        "PROTOCOL 5: INCONSISTENT is fsynced before the first apply",
+        _APPLY,
+        "        consistent=False,\n        reason=f\"transaction",
+        "        reason=f\"transaction",
+        "power",
+    ),
+    Mutant(
+        "a failed local write is not marked",
+        "race 10: its extent stays dirty",
+        _BACKSTORE,
+        "link.mark_failed(operation.record)",
+        "pass",
+        "disks",
+    ),
+    Mutant(
+        "COMPARE AND WRITE is no barrier",
+        "PROTOCOL 7: later writes get no position until its outcome is known",
+        _BACKSTORE,
+        "                self._barrier = operation\n",
+        "",
+        "any",
+    ),
+    Mutant(
+        "a transaction goes on whatever its id",
+        "PROTOCOL 1: same id, continue; otherwise a new BEGIN",
+        _HANDSHAKE,
+        "        and replica.transaction == source.transaction\n",
+        "        and replica.transaction != 0\n",
+        "any",
+        150,
+    ),
+    Mutant(
+        "a replica that went back is believed",
+        "race 14: below its last remembered acknowledgement: compare",
+        _HANDSHAKE,
+        "        _below_base,\n",
+        "        lambda s, r: False,\n",
+        "disks",
+    ),
+    Mutant(
+        "a replay is tried with blocks in the table",
+        "PROTOCOL 8 (9): BWT and T empty",
+        _HANDSHAKE,
+        "        and source.table_empty\n",
+        "",
+        "overflow",
+    ),
+    Mutant(
+        "a handshake clears the table",
+        "race 18: only acknowledgements clear",
+        _LINK,
+        "        self.fold(now)\n        self.watermarks.in_transaction = False",
+        "        self.fold(now)\n        self.table.clear()\n        self.watermarks.in_transaction = False",
+        "overflow",
+    ),
+    Mutant(
+        "a primary that lost power writes over its replica",
+        "race 9: send nothing until the operator decides",
+        _BACKSTORE,
+        "link.lost_power |= state.stop is StopKind.POWER_LOST and link.ever_sync",
+        "pass",
+        "restarts",
+    ),
+    Mutant(
+        "the log has no limit",
+        "I4: log bytes ≤ limit always",
+        "pratima_iscsi.ordered_log",
+        "return self.bytes + payload_bytes + RECORD_OVERHEAD_BYTES <= self.room",
+        "return True",
+        "overflow",
+    ),
+)

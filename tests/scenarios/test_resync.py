@@ -1,0 +1,237 @@
+"""Stories of resync: transactions that are interrupted, overflow, and what must come over."""
+
+from pratima_iscsi import limits
+from pratima_iscsi.blocks import BLOCK_BYTES
+from pratima_iscsi.operations import RecordKind
+from pratima_iscsi.replication.source_state import StopKind
+from pratima_iscsi.replication.states import Connection, LinkState, Mode, Replication
+from tests.scenarios.scene import Scene
+from tests.simulation.network import TO_SOURCE
+from tests.simulation.setup import KIB
+
+
+def test_an_outage_costs_the_blocks_that_were_written_and_hardly_more() -> None:
+    scene = Scene(blocks=64, log_bytes=64 * KIB).synced()
+    brought = scene.replica.shadow.resync_bytes
+    scene.overflow()
+    dirty = len(scene.link.cover()) * BLOCK_BYTES
+    scene.until(scene.converged)
+    assert scene.replica.shadow.resync_bytes - brought <= 1.1 * dirty + 16 * BLOCK_BYTES
+    scene.converge()
+
+
+def test_a_short_outage_is_replayed_from_the_log_alone() -> None:
+    scene = Scene().synced()
+    for block in range(4):
+        scene.write(block)
+    scene.until(scene.converged)
+    brought, ends = scene.replica.shadow.resync_bytes, scene.replica.shadow.ends
+    scene.network.partition()
+    for block in range(8):
+        scene.write(block)
+    scene.rest()
+    scene.network.heal()
+    scene.until(scene.converged)
+    assert scene.replica.shadow.resync_bytes == brought
+    assert scene.replica.shadow.ends == ends
+    scene.converge()
+
+
+def test_a_write_of_blocks_half_in_the_table_goes_whole_into_the_log() -> None:
+    scene = Scene(blocks=64, log_bytes=64 * KIB).synced()
+    scene.overflow()
+    scene.until(lambda: scene.link.replication is Replication.TRANSACTION)
+    scene.link.table.discard(0, 62, 64)
+    scene.link.transaction.sent.add(0, 62, 64)  # type: ignore[union-attr]
+    scene.link.table.add(0, 62, 63)
+    before = scene.link.queue.end_n
+    scene.write(62, 2)
+    scene.rest(0.0)
+    assert scene.link.queue.end_n > before
+    assert (0, 62) in scene.link.table
+    scene.converge()
+
+
+def test_an_overflow_while_a_transaction_is_open_keeps_the_replicas_staging() -> None:
+    scene = Scene(blocks=192, log_bytes=64 * KIB).synced()
+    scene.overflow()
+    scene.until(lambda: scene.replica.shadow.transaction != 0)
+    transaction = scene.link.transaction
+    assert transaction is not None
+    for at in range(0, 192, 4):
+        scene.write(at, 4)
+    scene.until(lambda: scene.link.overflows > 1)
+    assert scene.link.transaction is transaction
+    scene.until(scene.converged)
+    scene.converge()
+
+
+def test_an_end_that_was_durable_when_it_was_dropped_counts() -> None:
+    scene = Scene(blocks=32, log_bytes=64 * KIB).synced()
+    ends = scene.replica.shadow.ends
+    scene.overflow()
+    scene.at_record(RecordKind.END, lambda: scene.network.deaf_until.update({TO_SOURCE: 1e9}))
+    scene.until(lambda: scene.replica.shadow.ends > ends)
+    transaction = scene.link.transaction
+    assert transaction is not None and transaction.end is not None
+    scene.overflow()
+    assert transaction.end is None
+    scene.until(lambda: scene.link.transaction is not transaction)
+    assert any("has the END" in reason for reason in scene.reasons())
+    scene.until(scene.converged)
+    scene.converge()
+
+
+def test_a_replica_that_loses_power_in_a_transaction_stays_at_its_old_point() -> None:
+    scene = Scene(blocks=192, log_bytes=64 * KIB).synced()
+    scene.overflow()
+    scene.until(lambda: scene.replica.shadow.transaction != 0)
+    old = scene.replica.shadow.position
+    scene.rest(0.05)
+    scene.replica.check_image(power=True)
+    scene.replica.crash(power=True)
+    scene.pair.start_replica()
+    assert scene.replica.shadow.consistent and scene.replica.shadow.position == old
+    scene.until(scene.converged)
+    scene.converge()
+
+
+def test_a_replica_killed_while_it_commits_an_end_finishes_it() -> None:
+    scene = Scene(blocks=64, log_bytes=64 * KIB).synced()
+    scene.overflow()
+    ends = scene.replica.shadow.ends
+    scene.until(lambda: scene.replica.shadow.ends > ends)
+    scene.replica.crash(power=True)
+    scene.pair.start_replica()
+    assert scene.replica.shadow.consistent
+    scene.until(scene.converged)
+    scene.converge()
+
+
+def test_a_first_sync_that_is_interrupted_goes_on_and_claims_nothing_before_its_end() -> None:
+    scene = Scene(blocks=192, log_bytes=64 * KIB)
+    scene.begin()
+    scene.write(0, 64)
+    scene.until(lambda: scene.replica.shadow.direct)
+    scene.until(lambda: len(scene.link.table) < 150)
+    scene.replica.crash(power=True)
+    scene.pair.start_replica()
+    assert not scene.replica.store.state.consistent
+    left = len(scene.link.cover())
+    scene.until(lambda: scene.link.connection is Connection.OPEN)
+    assert len(scene.link.cover()) <= left + 16, "the first sync began anew"
+    scene.until(scene.converged)
+    scene.converge()
+
+
+def test_a_primary_killed_in_a_comparison_compares_again() -> None:
+    scene = Scene(blocks=64).synced()
+    scene.write(0, 32)
+    scene.until(scene.converged)
+    scene.source.crash(power=False)
+    scene.start_source(StopKind.CRASHED)
+    scene.until(lambda: scene.link.transaction is not None and scene.link.transaction.comparing)
+    scene.source.crash(power=False)
+    scene.start_source(StopKind.CRASHED)
+    scene.until(scene.converged)
+    scene.converge()
+
+
+def test_a_comparison_brings_over_only_what_differs() -> None:
+    scene = Scene(blocks=64).synced()
+    scene.write(0, 32)
+    scene.until(scene.converged)
+    brought = scene.replica.shadow.resync_bytes
+    scene.source.crash(power=False)
+    scene.start_source(StopKind.CRASHED)
+    scene.until(scene.converged)
+    assert scene.replica.shadow.resync_bytes - brought <= 8 * BLOCK_BYTES
+    scene.converge()
+
+
+def test_verify_records_dropped_with_the_log_are_asked_again() -> None:
+    scene = Scene(blocks=192, log_bytes=64 * KIB).synced()
+    scene.write(0, 4)
+    scene.until(scene.converged)
+    scene.source.crash(power=False)
+    scene.start_source(StopKind.CRASHED)
+    scene.until(lambda: bool(scene.link.transaction and scene.link.transaction.verifies))
+    scene.replica.pause(2.5)
+    for at in range(0, 40, 4):
+        scene.write(at, 4)
+    scene.until(lambda: RecordKind.VERIFY in {record.kind for record in scene.link.queue.unsent})
+    for at in range(0, 192, 4):
+        scene.write(at, 4)
+    assert scene.link.overflows > 0
+    overflowed = scene.world.now
+    scene.until(scene.converged)
+    assert scene.world.now - overflowed < limits.VERIFY_SECONDS
+    scene.converge()
+
+
+def test_without_room_to_stage_the_link_says_so_and_waits() -> None:
+    scene = Scene(blocks=64, log_bytes=64 * KIB)
+    scene.replica.staging_bytes = 4 * BLOCK_BYTES
+    scene.synced()
+    scene.overflow()
+    scene.until(lambda: scene.link.connection is Connection.HELD)
+    assert scene.state is LinkState.STALE and "no room to stage" in scene.link.reason
+    assert any("no room to stage" in alarm for alarm in scene.alarms())
+    scene.rest(10.0)
+    assert scene.replica.shadow.consistent
+    scene.replica.crash(power=False)
+    scene.replica.staging_bytes = 1 << 40
+    scene.pair.start_replica()
+    scene.until(scene.converged)
+    scene.converge()
+
+
+def test_one_unreadable_block_keeps_the_link_resyncing_and_is_named() -> None:
+    scene = Scene(blocks=64, log_bytes=64 * KIB).synced()
+    scene.source.unreadable.add((0, 17))
+    scene.overflow()
+    scene.until(lambda: "cannot read block 17 of volume 0" in scene.link.reason)
+    scene.until(lambda: len(scene.link.table) == 1)
+    assert (0, 17) in scene.link.table and scene.state is LinkState.RESYNCING
+    scene.rest(25.0)
+    assert scene.state is LinkState.RESYNCING
+    scene.source.unreadable.clear()
+    scene.until(scene.converged)
+    scene.converge()
+
+
+def test_a_full_journal_holds_the_source_and_loses_nothing() -> None:
+    scene = Scene(blocks=64, log_bytes=256 * KIB, slow=True).synced()
+    scene.replica.pause(0.0)
+    held = []
+    scene.source.on_report = lambda report: held.append(report.reason)
+    for _ in range(40):
+        for at in range(0, 64, 8):
+            scene.write(at, 8)
+        scene.rest(0.02)
+    scene.until(scene.converged)
+    assert any("journal is full" in reason for reason in held)
+    scene.converge()
+
+
+def test_a_replica_whose_disk_is_full_takes_up_where_it_stood() -> None:
+    scene = Scene(blocks=64, log_bytes=64 * KIB).synced()
+    scene.overflow()
+    scene.until(lambda: scene.replica.shadow.transaction != 0)
+    scene.replica.disk.faults.capacity_bytes = 0
+    scene.rest(3.0)
+    assert scene.replica.shadow.consistent
+    scene.replica.disk.faults.capacity_bytes = 1 << 50
+    scene.pair.start_replica()
+    scene.until(scene.converged)
+    scene.converge()
+
+
+def test_two_volumes_have_one_order() -> None:
+    scene = Scene(Mode.SYNC, blocks=16, volumes=2, slow=True).synced()
+    for at in range(16):
+        scene.write(at, volume=at % 2)
+        if at % 5 == 0:
+            scene.replica.check_image(power=True)
+    scene.until(scene.converged)
+    scene.converge()

@@ -2,7 +2,7 @@
 # the virtual environment is .venv, and `make clean` removes all that the others made but that.
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint types layers format bench venv system-packages clean distclean
+.PHONY: help quickstart test lint types layers format bench conformance fuzz venv system-packages clean distclean
 
 # The first Python of 3.11 or later that this machine has.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -38,6 +38,12 @@ format: $(VENV)/.installed-dev ## lay out the sources as `make test` wants them
 
 bench: $(VENV)/.installed-dev ## this target beside tgtd, with and without a replica
 	$(BIN)/python -m benchmarks
+
+conformance: $(VENV)/.installed-dev ## docs/conformance.md: libiscsi's suite on this target and on tgtd
+	$(BIN)/python -m tests.conformance --write docs/conformance.md
+
+fuzz: $(VENV)/.installed-dev ## more than 1,000,000 executions, in about 20 minutes
+	$(BIN)/python -m tests.fuzz --runs 1000000 --seconds 110
 
 venv: $(VENV)/.installed-dev ## the virtual environment with all that development needs
 

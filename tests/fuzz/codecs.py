@@ -16,7 +16,7 @@ from pratima_iscsi.iscsi import chap, pdu, text
 from pratima_iscsi.iscsi.names import normalized, normalized_initiator
 from pratima_iscsi.iscsi.negotiation import Offer
 from pratima_iscsi.limits import FRAME_BYTES_MAX, TEXT_BYTES_MAX
-from pratima_iscsi.operations import RecordKind
+from pratima_iscsi.operations import COUNTED, RecordKind
 from pratima_iscsi.records import Begin, End, GenerationBegin, Record, Verify
 from pratima_iscsi.replication import messages, wire
 from tests.fuzz.reader import Reader
@@ -104,6 +104,9 @@ def _frame(data: bytes) -> None:
     assert len(data) <= FRAME_BYTES_MAX
     for entry in batch.entries:
         repr(entry)
+        assert entry.offset + entry.length <= 1 << 63 and bool(entry.sequence) == (
+            entry.kind in COUNTED
+        )
         _payload(entry)
     records = [Record(bytes(entry.entry), bytes(entry.payload)) for entry in batch.entries]
     assert wire.encode_batch(batch.header, records) == data

@@ -45,6 +45,8 @@ from pratima_iscsi.limits import FRAME_BYTES_MAX, MIB
 from pratima_iscsi.operations import Buffer
 
 ALIGNMENT: Final = 512
+INDEX_MAX: Final = (1 << 63) - 1
+"""No journal counts so far: what bears a greater index is no unit, and none would fit after it."""
 _SALT_BYTES: Final = 16
 _CHECKSUM_BYTES: Final = 16
 PREFIX: Final = "journal."
@@ -415,6 +417,8 @@ def _parse(salt: bytes, data: bytes, offset: int) -> Unit | None:
     if not _is_sealed(salt, data[offset:start], _UNIT.size):
         return None
     _, length, index, mark, wall_ns, digest = _UNIT.unpack_from(data, offset)
+    if index > INDEX_MAX:
+        return None
     frame = memoryview(data)[start : start + length]
     if len(frame) != length or xxh3_128_digest(frame) != digest:
         return None

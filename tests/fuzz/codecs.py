@@ -161,6 +161,8 @@ def journal(data: bytes) -> None:
     for index in range(applied + 1, opened.last + 1):
         assert opened.read(index).index == index
     last = max(opened.seen, opened.last)
+    if last >= journals.INDEX_MAX:
+        return
     opened.restart(last)
     assert opened.append(b"next", last) == last + 1
     assert opened.sync() == last + 1

@@ -84,6 +84,7 @@ def test_a_replica_that_went_back_is_compared_and_there_is_an_alarm() -> None:
     scene.pair.older = older
     scene.pair.go_back()
     scene.pair.start_replica()
+    scene.rest()
     scene.until(scene.converged)
     assert any("older than what it had acknowledged" in alarm for alarm in scene.alarms())
     scene.converge()
@@ -104,6 +105,7 @@ def test_a_replica_that_went_back_behind_a_resync_at_the_same_position_is_compar
     scene.pair.older = older
     scene.pair.go_back()
     scene.pair.start_replica()
+    scene.rest()
     scene.until(scene.converged)
     assert scene.replica.shadow.position == position
     scene.converge()
@@ -116,6 +118,7 @@ def test_an_empty_disk_in_a_replicas_place_gets_a_first_sync() -> None:
     scene.replica.crash(power=False)
     scene.pair.go_back()
     scene.pair.start_replica()
+    scene.rest()
     scene.until(scene.converged)
     scene.converge()
 

@@ -40,7 +40,7 @@ class ReplicaNode(Node):
         self.sizes = sizes
         self.model = model
         self.credit = credit
-        self.segment_bytes = max(1 << 16, credit // 4)
+        self.segment_bytes = max(1 << 16, credit // 4 + 8192)
         self.tell_source = tell_source
         self.disk = fresh_disk(sizes)
         self.shadow = Shadow(sizes)

@@ -48,6 +48,7 @@ from pratima_iscsi.limits import (
     LOGIN_PDU_BYTES_MAX,
     RECEIVE_SEGMENT_BYTES_MAX,
     TEXT_ANSWER_KEYS_MAX,
+    TEXT_BYTES_MAX,
 )
 from pratima_iscsi.operations import Buffer
 
@@ -258,6 +259,8 @@ class InitiatorSession:
         if status != LoginStatus.SUCCESS:
             raise LoginError(status)
         self._window(response)
+        if len(self._login_text) + len(data) > TEXT_BYTES_MAX:
+            raise RemoteProtocolError("the target's login text does not end")
         self._login_text += data
         if response.flags & CONTINUE:
             self.send_login([], self._stage << 2)
@@ -603,6 +606,8 @@ class InitiatorSession:
         text = self.texts.get(response.itt)
         if text is None:
             raise RemoteProtocolError("a text response that nobody asked for")
+        if len(text) + len(data) > TEXT_BYTES_MAX:
+            raise RemoteProtocolError("the target's text does not end")
         text += data
         if response.flags & FINAL:
             del self.texts[response.itt]

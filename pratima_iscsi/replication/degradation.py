@@ -16,7 +16,7 @@ from pratima_iscsi.replication.states import Mode
 
 
 class Degradation:
-    """One link's. ``degraded`` is what the mark on disk says, or said before the change under way."""
+    """One link's. ``degraded`` is what the mark on disk says, before the change under way."""
 
     __slots__ = (
         "_emit",

@@ -1,7 +1,8 @@
 """A link at its source: one group to one replica, with its own cursor and its own table.
 
-The link takes admitted records, messages of the replica and the time, and gives effects. It keeps the
-core rule: log ∪ table ∪ T ∪ writes in flight name every block in which primary and replica differ.
+The link takes admitted records, messages of the replica and the time, and gives effects. It keeps
+the core rule: log ∪ table ∪ T ∪ writes in flight name every block in which primary and replica
+differ.
 
       WAITING ── HELLO ──► GREETING ── WELCOME ──► OPENING ── data up ──► OPEN ◄──► SILENT
          ▲                    │ rules                 │                    │

@@ -1,9 +1,9 @@
 """What drives a link's resync: when it begins, what it reads next, and how it closes.
 
-The pump runs after every event of its link. It begins a transaction when the log has drained, brings
-the table's blocks into the log in pieces that leave live writes their share, compares by hash where
-the table is only a suspicion, and closes with one sweep: the rest is read and END appended while no
-write is admitted. One rule: a resync record never causes an overflow.
+The pump runs after every event of its link. It begins a transaction when the log has drained,
+brings the table's blocks into the log in pieces that leave live writes their share, compares by
+hash where the table is only a suspicion, and closes with one sweep: the rest is read and END
+appended while no write is admitted. One rule: a resync record never causes an overflow.
 """
 
 import secrets
@@ -323,7 +323,7 @@ class Resync:
         data: bytes | None,
         now: float,
     ) -> None:
-        """Queue blocks ``first`` to ``end`` of ``piece`` (relative), and clear them in the table."""
+        """Queue blocks ``first`` to ``end`` of ``piece`` (relative); clear them in the table."""
         link = self.link
         span = BlockRange(piece.volume, piece.first + first, end - first)
         if not link.group.log.fits(len(data or b"")):

@@ -1,8 +1,9 @@
 """A group at its replica: the state machine that receives, keeps, acknowledges and applies.
 
-A frame is checked whole, written to the journal (RECEIVED), synced (durable, acknowledged), and only
-then applied, never past the last mark that is itself durable; checkpoints free the journal. It does
-no I/O: the storage's calls are effects, one journal job and one apply job at most under way.
+A frame is checked whole, written to the journal (RECEIVED), synced (durable, acknowledged), and
+only then applied, never past the last mark that is itself durable; checkpoints free the journal.
+It does no I/O: the storage's calls are effects, one journal job and one apply job at most under
+way.
 
     frame ─► checks ─► WriteJournal ─► received ─► durable ─► Apply ─► Checkpoint ─► Release
 
@@ -48,6 +49,7 @@ from pratima_iscsi.replication.wire import (
 
 _BLOCKWISE: Final = frozenset({RecordKind.RESYNC, RecordKind.RESYNC_ZERO, RecordKind.VERIFY})
 _SECTOR: Final = 512
+_NOTHING_WRITTEN: Final = History(ORIGIN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class Standing:
     group: bytes = bytes(16)
     """Zeros: bound to no group yet."""
     consistent: bool = False
-    history: History = History(ORIGIN)
+    history: History = _NOTHING_WRITTEN
     digest: bytes = NO_HISTORY
     incarnation: int = 0
     n: int = 0
@@ -256,11 +258,11 @@ class Sink:
             if mine != other and (mine or self.standing.bound):
                 return "size", f"volume {index}: {other} bytes at the primary, {mine} here"
         if not self.standing.bound and not self.blank and not hello.overwrite:
-            return (
-                "not blank",
+            reason = (
                 "the replica's volume has data: give an empty one, or start the primary with "
-                "--overwrite to lose what is on it",
+                "--overwrite to lose what is on it"
             )
+            return "not blank", reason
         return None
 
     def _answer(self, now: float) -> None:
@@ -529,7 +531,7 @@ class Sink:
     def applied(
         self, upto: int, size: int, answers: Sequence[tuple[int, int, Sequence[int]]], now: float
     ) -> None:
-        """Units up to ``upto`` are applied; ``answers`` are (transaction, verify, blocks that differ)."""
+        """Units up to ``upto`` are applied; answers: (transaction, verify, blocks that differ)."""
         self.apply_busy = False
         self.retry_apply_at = 0.0
         if self.applied_index == self.checkpointed_index:
@@ -544,7 +546,7 @@ class Sink:
         self._schedule(now)
 
     def apply_blocked(self, reason: str, now: float) -> None:
-        """There was no room to apply: nothing is lost, no credit is given, and it is tried again."""
+        """There was no room to apply: nothing is lost, no credit given, and it is tried again."""
         self.apply_busy = False
         self.retry_apply_at = now + limits.APPLY_RETRY_SECONDS
         self._hold(reason)

@@ -1,7 +1,8 @@
 """What a source remembers over a restart: identity and history always, tables after a clean stop.
 
-One rule: tables, positions and the link's base are believed only when ``stop`` is CLEAN; the store
-that loads a state decides that (clean mark, ids, sizes, inode, mtime, checksum), and in doubt says no.
+One rule: tables, positions and the link's base are believed only when ``stop`` is CLEAN; the
+store that loads a state decides that (clean mark, ids, sizes, inode, mtime, checksum), and in
+doubt says no.
 """
 
 import enum

@@ -4,8 +4,9 @@ BEGIN and END stand in the link's ordered stream, and a resync block is one more
 live writes and resync cannot overtake each other. T, the third set of the cover, holds every block
 sent since BEGIN; only the durable acknowledgement of END drops it.
 
-Reads leave the loop and are optimistic: a block that any write touches after its read began stays in
-the table. One rule: a block leaves the table only into the log, or into T by a proof of equality.
+Reads leave the loop and are optimistic: a block that any write touches after its read began stays
+in the table. One rule: a block leaves the table only into the log, or into T by a proof of
+equality.
 """
 
 from dataclasses import dataclass, field
@@ -106,7 +107,7 @@ class Transaction:
 def unwritten_runs(
     piece: BlockRange, blocks: int, written: BlockWriteTable
 ) -> list[tuple[int, int]]:
-    """The spans, relative to ``piece``, of its first ``blocks`` blocks that were not written since."""
+    """Spans, relative to ``piece``, of its first ``blocks`` blocks that were not written since."""
     if not written.meets(piece.volume, piece.first, piece.first + blocks):
         return [(0, blocks)]
     runs: list[tuple[int, int]] = []
@@ -121,7 +122,7 @@ def unwritten_runs(
 
 
 def zero_runs(data: bytes) -> list[tuple[int, int, bool]]:
-    """Cut whole blocks into spans (first byte, end byte, whether all zeros); the last may be short."""
+    """Cut whole blocks into spans (first byte, end byte, all zeros); the last may be short."""
     if not data.strip(b"\0"):
         return [(0, len(data), True)]
     runs: list[tuple[int, int, bool]] = []

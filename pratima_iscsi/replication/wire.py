@@ -1,4 +1,4 @@
-"""The wire form of a batch: one frame is a fixed header, a table of entries, the payloads, a digest.
+"""The wire form of a batch: one frame is a header, a table of entries, the payloads, a digest.
 
 The same frame, byte for byte, is what the replica's journal keeps. One rule: decode rejects and
 never guesses; it checks every length before it looks further and raises RemoteProtocolError.

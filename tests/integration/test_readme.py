@@ -1,4 +1,4 @@
-"""The README's commands by hand, run as they stand, but for ports, directory and the volume's size."""
+"""The README's commands by hand, run as they stand but for ports, directory and volume size."""
 
 import os
 import re

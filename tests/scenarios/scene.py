@@ -7,8 +7,8 @@ from pratima_iscsi.operations import RecordKind
 from pratima_iscsi.replication.operation import FLUSH, Operation
 from pratima_iscsi.replication.states import LinkState, Mode, Replication
 from pratima_iscsi.replication.wire import decode_batch
-from tests.simulation.setup import KIB, Setup
 from tests.simulation.run import Simulation
+from tests.simulation.setup import KIB, Setup
 
 
 class Scene(Simulation):

@@ -20,7 +20,7 @@ def main() -> int:
     for seed in range(options.seed, options.seed + options.seeds):
         try:
             simulation = simulate(seed, trace=options.trace)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - told of, whatever it is
             failed.append(seed)
             if options.seeds == 1:
                 traceback.print_exc()

@@ -1,7 +1,7 @@
 """I5, looked at from outside: what differs, and whether log, table, T or a write in flight name it.
 
-It keeps its own count of the blocks in a link's queue, followed record by record, and asks nothing of
-the product but its three sets.
+It keeps its own count of the blocks in a link's queue, followed record by record, and asks
+nothing of the product but its three sets.
 """
 
 from collections import Counter, deque

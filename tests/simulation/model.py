@@ -1,4 +1,4 @@
-"""What the simulator knows that the product does not: the true order, and the image at each position.
+"""What the simulator knows and the product does not: the true order, each position's image.
 
 A replica that claims to be consistent at a position must present exactly the image that the group's
 order gives for it: whole writes, in order, over all volumes. One rule: the model is built from what
@@ -46,7 +46,7 @@ class Model:
         """The next write of a generation."""
         assert generation in self.generations, "a write of a generation that is not on disk"
         known = self.generations[generation]
-        assert record.sequence == len(known.records) + 1, "a sequence was given twice, or not at all"
+        assert record.sequence == len(known.records) + 1, "a sequence given twice, or not at all"
         known.records.append(record)
 
     def end(self, position: Position, images: list[bytes], *, exact: bool) -> None:
@@ -70,7 +70,7 @@ class Model:
         if cursor is not None and start <= cursor[0] <= position.sequence:
             start, images = cursor
         else:
-            base = generation.rebased[start] if start in generation.rebased else generation.base
+            base = generation.rebased.get(start, generation.base)
             images = [bytearray(image) for image in base]
         for record in generation.records[start : position.sequence]:
             apply(images, record)

@@ -143,7 +143,7 @@ class Pair:
             assert self.marked, "writes complete without the replica, and no mark is on disk"
 
     def completed(self, operation: Operation) -> None:
-        """I3: acknowledged with no degraded mark on disk: it is in the replica's effective image."""
+        """I3: acknowledged with no degraded mark on disk: the replica's effective image has it."""
         if self.mode is Mode.ASYNC or self.marked or self.amnesia:
             return
         durable = self.mode is Mode.SYNC or operation.kind == FLUSH or operation.fua

@@ -1,5 +1,5 @@
-"""What a replica's effective image must be: made from the frames whose durability was told, and from
-nothing else. It knows the wire's layout and none of the product's replica code.
+"""What a replica's effective image must be: made from the frames whose durability was told, and
+from nothing else. It knows the wire's layout and none of the product's replica code.
 """
 
 from pratima_iscsi.blocks import BLOCK_BYTES

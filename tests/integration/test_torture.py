@@ -8,7 +8,6 @@ black-box oracle.
 
 import os
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -23,13 +22,7 @@ from tests.torture.workload import Mix
 CYCLES = int(os.environ.get("TORTURE_CYCLES", "20"))
 SEED = int(os.environ.get("TORTURE_SEED", "1"))
 LOG_LIMIT_BYTES = 4 << 20
-pytestmark = [
-    pytest.mark.timeout(600 + 30 * CYCLES),
-    pytest.mark.skipif(
-        find_spec("pratima_iscsi.target_daemon") is None,
-        reason="`pratima serve` is not there",
-    ),
-]
+pytestmark = pytest.mark.timeout(600 + 30 * CYCLES)
 
 
 LINK_DELAY_SECONDS = 0.03

@@ -21,8 +21,9 @@ class Mutant:
     old: str
     new: str
     hunt: str
+    """A hunt's name, or ``scenario MODULE.TEST``."""
     seeds: int = 40
-    """Within so many seeds of ``hunt`` it must be found."""
+    """Within so many seeds of the hunt it must be found."""
 
 
 MUTANTS: Final = (
@@ -64,7 +65,7 @@ MUTANTS: Final = (
         _LINK,
         "        elif RecordKind.END in kinds:",
         "        elif RecordKind.END in kinds and False:",
-        "long",
+        "scenario test_resync.test_an_end_dropped_before_it_arrived_opens_its_transaction_again",
     ),
     Mutant(
         "an overflow marks only the new write",
@@ -97,8 +98,7 @@ MUTANTS: Final = (
         _LINK,
         'elif self.session and getattr(message, "session", None) == self.session:',
         "elif self.session:",
-        "hostile",
-        80,
+        "scenario test_restarts.test_an_acknowledgement_of_an_older_run_says_nothing",
     ),
     Mutant(
         "an optimistic read is not repeated",
@@ -194,8 +194,7 @@ MUTANTS: Final = (
         "pratima_iscsi.replication.degradation",
         "return not self.degraded or self.returning or self.marking",
         "return not self.degraded or self.returning",
-        "waiting",
-        300,
+        "scenario test_waiting.test_a_session_lost_while_the_mark_is_being_erased_keeps_writes_waiting",
     ),
     Mutant(
         "a synchronous write completes when it is received",
@@ -244,15 +243,6 @@ MUTANTS: Final = (
         "                self._barrier = operation\n",
         "",
         "any",
-    ),
-    Mutant(
-        "a transaction goes on whatever its id",
-        "PROTOCOL 1: same id, continue; otherwise a new BEGIN",
-        _HANDSHAKE,
-        "        and replica.transaction == source.transaction\n",
-        "        and replica.transaction != 0\n",
-        "any",
-        150,
     ),
     Mutant(
         "a replica that went back is believed",

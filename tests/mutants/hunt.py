@@ -71,12 +71,19 @@ def hunt(mutant: Mutant, seeds: int) -> Found:
     """In this process: break the code, then run seeds until one of them tells."""
     sys.meta_path.insert(0, _Finder(mutant))
     from tests.simulation.hunts import HUNTS
-    from tests.simulation.run import Simulation, run_setup
+    from tests.simulation.run import run_setup
 
-    assert mutant.module in sys.modules and Simulation
-    for seed in range(seeds):
+    scenario = None
+    if mutant.hunt.startswith("scenario "):
+        module, name = mutant.hunt.removeprefix("scenario ").split(".")
+        scenario = getattr(importlib.import_module(f"tests.scenarios.{module}"), name)
+    assert mutant.module in sys.modules
+    for seed in range(1 if scenario else seeds):
         try:
-            run_setup(seed, HUNTS[mutant.hunt])
+            if scenario:
+                scenario()
+            else:
+                run_setup(seed, HUNTS[mutant.hunt])
         except Exception as error:  # noqa: BLE001 - whatever the mutant breaks counts
             frames = traceback.extract_tb(error.__traceback__)
             place = f"{frames[-1].filename.rsplit('/', 1)[-1]}:{frames[-1].name}"

@@ -3,12 +3,13 @@
 from dataclasses import replace
 
 from pratima_iscsi.operations import RecordKind
-from pratima_iscsi.replication.messages import Welcome
+from pratima_iscsi.replication.messages import Ack, Welcome
 from pratima_iscsi.replication.operation import FLUSH, Operation
 from pratima_iscsi.replication.source_state import StopKind
 from pratima_iscsi.replication.states import Connection, LinkState, Mode
 from tests.scenarios.scene import Scene
 from tests.simulation.faults import _rot
+from tests.simulation.network import DATA
 from tests.simulation.setup import KIB
 
 
@@ -267,6 +268,32 @@ def test_the_generation_is_on_disk_before_the_first_write_reaches_the_volume() -
     scene.source.store.state = replace(scene.source.store.state, stop=StopKind.NONE)
     scene.source.start(StopKind.NONE)
     scene.pair.recheck()
+    scene.until(scene.converged)
+    scene.converge()
+
+
+def test_an_acknowledgement_of_an_older_run_says_nothing() -> None:
+    scene = Scene().synced()
+    heard: list[Ack] = []
+    scene.network.passed = lambda direction, what: (
+        heard.append(what) if isinstance(what, Ack) else None
+    )
+    for at in range(20):
+        scene.write(at)
+        scene.rest(0.05)
+    scene.until(scene.converged)
+    old = heard[-1]
+    scene.source.crash(power=False)
+    scene.start_source(StopKind.CRASHED)
+    scene.until(scene.converged)
+    scene.network.deaf_until[DATA] = 1e9
+    while scene.link.window.highest_n < old.received:
+        scene.write(30)
+        scene.rest(0.01)
+    assert scene.link.queue.first_n <= old.durable
+    scene.source.control(0, old)
+    scene.rest(0.1)
+    scene.network.heal()
     scene.until(scene.converged)
     scene.converge()
 

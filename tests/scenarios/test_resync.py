@@ -82,6 +82,18 @@ def test_an_end_that_was_durable_when_it_was_dropped_counts() -> None:
     scene.converge()
 
 
+def test_an_end_dropped_before_it_arrived_opens_its_transaction_again() -> None:
+    scene = Scene(blocks=32, log_bytes=64 * KIB).synced()
+    scene.overflow()
+    scene.until(lambda: bool(scene.link.transaction and scene.link.transaction.end))
+    scene.replica.crash(power=True)
+    scene.overflow()
+    assert scene.link.replication is Replication.TRANSACTION
+    scene.pair.start_replica()
+    scene.until(scene.converged)
+    scene.converge()
+
+
 def test_a_replica_that_loses_power_in_a_transaction_stays_at_its_old_point() -> None:
     scene = Scene(blocks=192, log_bytes=64 * KIB).synced()
     scene.overflow()
@@ -153,19 +165,26 @@ def test_a_comparison_brings_over_only_what_differs() -> None:
 
 def test_verify_records_dropped_with_the_log_are_asked_again() -> None:
     scene = Scene(blocks=192, log_bytes=64 * KIB).synced()
-    scene.write(0, 4)
+    for at in range(0, 192, 4):
+        scene.write(at, 4)
+        scene.rest(0.1)
     scene.until(scene.converged)
     scene.source.crash(power=False)
     scene.start_source(StopKind.CRASHED)
-    scene.until(lambda: bool(scene.link.transaction and scene.link.transaction.verifies))
-    scene.until(lambda: not scene.link.table.meets(0, 0, 40))
-    scene.replica.pause(2.5)
-    for at in range(8):
-        scene.write(at)
-    scene.until(lambda: RecordKind.VERIFY in {record.kind for record in scene.link.queue.unsent})
+    scene.until(lambda: not scene.link.table.meets(0, 0, 40) and bool(scene.link.unverified))
+    credit, scene.link.window.credit = scene.link.window.credit, 0
+    scene.replica.pause(1.0)
+    kinds: set[int] = set()
+
+    def queued() -> bool:
+        kinds.update(record.kind for record in scene.link.queue.unsent)
+        return RecordKind.VERIFY in kinds
+
+    scene.until(queued)
     for at in range(0, 40, 4):
         scene.write(at, 4)
     assert scene.link.overflows > 0
+    scene.link.window.credit = credit
     overflowed = scene.world.now
     scene.until(scene.converged)
     assert scene.world.now - overflowed < limits.VERIFY_SECONDS

@@ -35,6 +35,7 @@ def test_a_degraded_link_returns_by_itself_after_it_was_steady() -> None:
 def test_a_session_lost_while_the_mark_is_being_erased_keeps_writes_waiting() -> None:
     scene = Scene(Mode.SYNC, sync_timeout=1.0)
     scene.begin()
+    scene.write(1)
     scene.until(lambda: scene.link.degradation.marking)
     scene.network.partition()
     scene.link.lose("cut at a bad moment", scene.world.now)

@@ -114,12 +114,28 @@ def _long(rng: Random) -> Setup:
     )
 
 
+def _ghosts(rng: Random) -> Setup:
+    """Messages and frames of sessions, and of whole runs of the primary, that are over."""
+    return Setup(
+        sizes=[24 * BLOCK_BYTES],
+        log_bytes=96 * KIB,
+        modes=_ASYNC,
+        hostile=True,
+        seconds=20.0,
+        rate=40.0,
+        bursts=0.05,
+        faults=["source kill", "source stop", "reset", "replica pause"],
+        fault_every=2.0,
+    )
+
+
 HUNTS: Final[dict[str, Callable[[Random], Setup]]] = {
     "any": Setup.draw,
     "overflow": _overflow,
     "long": _long,
     "power": _power,
     "hostile": _hostile,
+    "ghosts": _ghosts,
     "restarts": _restarts,
     "waiting": _waiting,
     "disks": _disks,

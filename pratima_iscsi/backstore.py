@@ -293,6 +293,16 @@ class Backstore:
         self._admit_waiting(now)
         self.pump(now)
 
+    def generation_failed(self, error: OSError) -> None:
+        """The generation could not be stored, and it is tried again: what waits for it fails now,
+        rather than hang until an operator has seen to the disk."""
+        waiting, self._waiting = list(self._waiting), deque()
+        for operation in waiting:
+            operation.error = error
+            self._settled(operation)
+        if waiting:
+            self.emit(Complete(waiting))
+
     def update_read(self, operation: Operation, new: bytes | None, now: float) -> None:
         """The outcome of an update's read: the bytes to write, or None (``error`` may say why)."""
         assert self._barrier is operation

@@ -54,6 +54,8 @@ CLEAN_STOP_SECONDS: Final = 5.0
 STOP_POLL_SECONDS: Final = 0.02
 IDLE_TICK_SECONDS: Final = 60.0
 LOOP_LAG_SECONDS_MAX: Final = 1.0
+STATE_RETRY_SECONDS: Final = 1.0
+"""How long after a failed write of a source's state it is tried again."""
 
 # --- resync ------------------------------------------------------------------------------------
 RESYNC_READ_BYTES: Final = 256 * KIB

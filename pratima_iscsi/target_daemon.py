@@ -10,6 +10,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from pratima_iscsi import __version__
 from pratima_iscsi.backstore import Backstore, GroupOptions
@@ -48,6 +49,9 @@ from pratima_iscsi.replication.source_state import LinkState, SourceState
 from pratima_iscsi.replication.states import Connection, Mode
 from pratima_iscsi.scsi.logical_unit import LogicalUnit
 from pratima_iscsi.scsi.target import Target
+
+NOT_CLEAN: Final = 1
+"""Exit code of a stop that a disk did not let be clean."""
 
 
 def run(options: ServeOptions) -> int:
@@ -148,15 +152,20 @@ class ServedGroup:
         self.events.note(where, report.event, report.reason, alarm=report.alarm)
 
     def remember(self, link: Link) -> None:
-        """Keep whether the link is enabled over a restart."""
-        self.store.remember_link(
-            LinkState(
-                link.options.name,
-                ever_sync=link.ever_sync,
-                synced_once=link.synced_once,
-                enabled=link.connection is not Connection.DISABLED,
-            )
+        """Keep whether the link is enabled over a restart. Raises StateError."""
+        state = LinkState(
+            link.options.name,
+            ever_sync=link.ever_sync,
+            synced_once=link.synced_once,
+            enabled=link.connection is not Connection.DISABLED,
         )
+        try:
+            self.engine.remember_link(state)
+        except OSError as error:
+            raise StateError(
+                f"it is done, but a restart would forget it: {error.strerror or error}",
+                "see to the state directory's disk, and give the command again",
+            ) from None
 
     def connect(self) -> None:
         """Begin to seek the replicas, and keep the lag's clock."""
@@ -169,14 +178,15 @@ class ServedGroup:
         self.clock.sample(self.engine, time.monotonic())
         self._sampler = self._loop.call_later(LAG_SAMPLE_SECONDS, self._sample)
 
-    async def stop(self) -> None:
-        """A clean stop; no front end submits any more."""
+    async def stop(self) -> bool:
+        """A clean stop, if the disks allow it; no front end submits any more."""
         self._sampler.cancel()
-        await self.engine.stop()
+        clean = await self.engine.stop()
         for link in self.links:
             link.close()
         self.store.close()
         self.directory.close()
+        return clean
 
 
 class LinkEvents:
@@ -257,12 +267,12 @@ class TargetDaemon:
         for group in self.groups.values():
             group.connect()
 
-    async def close(self) -> None:
-        """A clean stop: initiators first, then the groups, then the sockets."""
+    async def close(self) -> bool:
+        """A clean stop: initiators first, then the groups, then the sockets; whether it was."""
         await self.portal.close()
-        for group in self.groups.values():
-            await group.stop()
+        clean = [await group.stop() for group in self.groups.values()]
         self._context.close()
+        return all(clean)
 
     @property
     def address(self) -> str:
@@ -381,6 +391,6 @@ async def _main(options: ServeOptions) -> int:
             say_ready(f"target: iscsi://{daemon.address}/{group.options.target}/{lun}")
     await stop.wait()
     await control.close()
-    await daemon.close()
+    clean = await daemon.close()
     directory.close()
-    return 0
+    return 0 if clean else NOT_CLEAN

@@ -86,9 +86,15 @@ class Volume:
 
     def _take_size(self, size: int | None, empty_is_fine: bool, sector: int) -> None:
         if size is not None and self._size == 0 and not self.is_block_device:
-            self.truncate(size)
-            os.fsync(self._fd)
-            _sync_directory(self.path)
+            try:
+                self.truncate(size)
+                os.fsync(self._fd)
+                _sync_directory(self.path)
+            except OSError as error:
+                raise StateError(
+                    f"volume {self.path} cannot be made {size} bytes long: {error.strerror}",
+                    "see to its disk, or choose another size",
+                ) from None
         if size is not None and size != self._size:
             raise StateError(
                 f"volume {self.path} has {self._size} bytes, but {size} were asked for",

@@ -18,6 +18,7 @@ from pratima_iscsi.engine.local_volume import LocalVolume
 from pratima_iscsi.replication import effects as fx
 from pratima_iscsi.replication.messages import Message
 from pratima_iscsi.replication.operation import Operation
+from pratima_iscsi.replication.source_state import LinkState
 
 Listener = Callable[[fx.Report], None]
 
@@ -135,22 +136,42 @@ class SourceGroup:
         self.backstore.tick(now)
         self.turn()
 
-    def _later(self, job: Callable[[], None], then: Callable[[], None]) -> None:
-        """Run ``job`` in the state thread, then ``then`` and a turn on the loop."""
+    def _later(
+        self,
+        job: Callable[[], None],
+        then: Callable[[], None],
+        failed: Callable[[OSError], None] = lambda error: None,
+    ) -> None:
+        """Run ``job`` in the state thread, then ``then`` and a turn on the loop; after an error
+        of the disk call ``failed`` and try again later."""
 
         def run() -> None:
             try:
                 job()
             except OSError as error:
-                reason = f"the state directory cannot be written: {error}"
-                self._loop.call_soon_threadsafe(self._state_failed, reason)
+                failure = error
+                self._loop.call_soon_threadsafe(lambda: self._state_failed(failure, again, failed))
                 return
             self._loop.call_soon_threadsafe(self._and_turn, then)
 
+        def again() -> None:
+            if not self._closed:
+                self._state_writer.submit(run)
+
         self._state_writer.submit(run)
 
-    def _state_failed(self, reason: str) -> None:
+    def _state_failed(
+        self, error: OSError, again: Callable[[], None], failed: Callable[[OSError], None]
+    ) -> None:
+        reason = f"the state directory cannot be written: {error.strerror or error}"
         self._report(fx.Report(None, "state failed", reason, alarm=True))
+        failed(error)
+        self._loop.call_later(limits.STATE_RETRY_SECONDS, again)
+        self.turn()
+
+    def remember_link(self, link: LinkState) -> None:
+        """Store a link's flags, after what the state thread has under way. Raises OSError."""
+        self._state_writer.submit(self._store.remember_link, link).result()
 
     def _and_turn(self, then: Callable[[], None]) -> None:
         then()
@@ -280,6 +301,7 @@ class SourceGroup:
                 effect.history, effect.digest, self._boot_id, links
             ),
             lambda: self.backstore.generation_persisted(time.monotonic()),
+            self.backstore.generation_failed,
         )
 
     def _persist_degraded(self, effect: fx.PersistDegraded) -> None:
@@ -293,8 +315,11 @@ class SourceGroup:
 
     # --- stop ----------------------------------------------------------------------------------
 
-    async def stop(self) -> None:
-        """A clean stop: settle, wait a little for acknowledgements, sync, spill, mark it clean."""
+    async def stop(self) -> bool:
+        """A clean stop: settle, wait a little for acknowledgements, sync, spill, mark it clean.
+
+        False if a disk did not let it be clean: the next start then costs a comparison.
+        """
         backstore = self.backstore
         backstore.begin_stop()
         self.turn()
@@ -304,6 +329,13 @@ class SourceGroup:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
+        clean = await self._sync_volumes() and not backstore.volume_failed and await self._spill()
+        self._state_writer.shutdown(wait=True)
+        for volume in self.volumes:
+            volume.close()
+        return clean
+
+    async def _sync_volumes(self) -> bool:
         synced = True
         for volume in self.volumes:
             try:
@@ -311,14 +343,20 @@ class SourceGroup:
             except OSError as error:
                 synced = False
                 self._report(fx.Report(None, "volume failed", f"fdatasync: {error}", alarm=True))
-        if synced and not backstore.volume_failed:
-            offers = backstore.options.volumes
-            states = [
-                volume.volume.state(offer.name)
-                for volume, offer in zip(self.volumes, offers, strict=True)
-            ]
-            state = backstore.snapshot(states, self._boot_id)
+        return synced
+
+    async def _spill(self) -> bool:
+        backstore = self.backstore
+        offers = backstore.options.volumes
+        states = [
+            volume.volume.state(offer.name)
+            for volume, offer in zip(self.volumes, offers, strict=True)
+        ]
+        state = backstore.snapshot(states, self._boot_id)
+        try:
             await self._loop.run_in_executor(self._state_writer, self._store.save_clean, state)
-        self._state_writer.shutdown(wait=True)
-        for volume in self.volumes:
-            volume.close()
+        except OSError as error:
+            reason = f"the state directory cannot be written: {error.strerror or error}"
+            self._report(fx.Report(None, "unclean stop", reason, alarm=True))
+            return False
+        return True

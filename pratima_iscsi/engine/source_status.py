@@ -75,7 +75,7 @@ def link_status(link: Link, clock: LagClock, waiting: int, now: float) -> LinkSt
         replica=link.options.name,
         state=link.state,
         degraded=link.degraded,
-        reason=link.reason,
+        reason=f"held: {link.held}" if link.held else link.reason,
         mode=link.options.mode.value,
         lag=Lag(
             writes=writes_behind(link),

@@ -224,8 +224,8 @@ MUTANTS: Final = (
         "a direct resync is not INCONSISTENT",
         "PROTOCOL 5: INCONSISTENT is fsynced before the first apply",
         _APPLY,
-        "        consistent=False,\n        reason=f\"transaction",
-        "        reason=f\"transaction",
+        '        consistent=False,\n        reason=f"transaction',
+        '        reason=f"transaction',
         "power",
     ),
     Mutant(

@@ -1,8 +1,8 @@
 """``python -m tests.mutants.hunt``: run mutants in fresh processes and say what killed each.
 
-    python -m tests.mutants.hunt                      the whole bank
-    python -m tests.mutants.hunt --only WORDS         those whose name has WORDS in it
-    python -m tests.mutants.hunt --seeds 500          look longer than the bank says
+python -m tests.mutants.hunt                      the whole bank
+python -m tests.mutants.hunt --only WORDS         those whose name has WORDS in it
+python -m tests.mutants.hunt --seeds 500          look longer than the bank says
 """
 
 import argparse

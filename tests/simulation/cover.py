@@ -15,9 +15,7 @@ from pratima_iscsi.ordered_log import LinkQueue
 from pratima_iscsi.records import Record
 from pratima_iscsi.replication.link import Link
 
-_BRINGS = frozenset(
-    {RecordKind.WRITE, RecordKind.ZERO, RecordKind.RESYNC, RecordKind.RESYNC_ZERO}
-)
+_BRINGS = frozenset({RecordKind.WRITE, RecordKind.ZERO, RecordKind.RESYNC, RecordKind.RESYNC_ZERO})
 _Key = tuple[int, int]
 
 

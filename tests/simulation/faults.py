@@ -42,9 +42,7 @@ def break_down(simulation: "Simulation", pair: Pair, fault: str) -> None:
         case "source kill" | "source power" if source.alive:
             source.crash(power=fault.endswith("power"))
             stop = StopKind.POWER_LOST if fault.endswith("power") else StopKind.CRASHED
-            world.at(
-                world.now + rng.choice([0.05, 2.0]), lambda: simulation.start_source(stop)
-            )
+            world.at(world.now + rng.choice([0.05, 2.0]), lambda: simulation.start_source(stop))
             if rng.random() < 0.5:
                 world.at(world.now + 6.0, lambda: _speak(simulation))
         case "source stop" if source.alive:

@@ -37,9 +37,7 @@ class Load:
 
     def write(self, volume: int, offset: int, length: int, *, fua: bool = False) -> Operation:
         """A write of ``length`` bytes with the next stamp."""
-        return Operation(
-            RecordKind.WRITE, volume, offset, length, self._data(length), fua=fua
-        )
+        return Operation(RecordKind.WRITE, volume, offset, length, self._data(length), fua=fua)
 
     def _update(self, volume: int, offset: int, length: int, *, wanted: bool) -> Operation:
         new = self._data(length)

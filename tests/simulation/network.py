@@ -40,9 +40,7 @@ class Network:
         self.passed: Callable[[str, object], None] = lambda direction, what: None
         """Told of whatever arrives: scenarios wait for it."""
 
-    def control(
-        self, direction: str, message: Message, deliver: Callable[[Message], None]
-    ) -> None:
+    def control(self, direction: str, message: Message, deliver: Callable[[Message], None]) -> None:
         """Carry one control message, unless the line is cut before it arrives."""
         world = self.world
         if not self.up or world.now < self.deaf_until[direction]:

@@ -57,6 +57,9 @@ DATA_SEGMENT_MASK: Final = 0xFF_FFFF
 ADDITIONAL_HEADER: Final = 1 << 24
 """The least value of the lengths word that tells of additional header segments."""
 
+RESIDUAL_MAX: Final = 0xFFFF_FFFF
+"""What a response can tell: a CDB can ask for more than its field holds."""
+
 TASK_IN_PROGRESS: Final = 0x07
 """Reject reason for an ITT in use (RFC 7143 11.17.1)."""
 
@@ -321,7 +324,7 @@ class Session(Answers):
             command.residual = edtl - wanted
         elif wanted > edtl:
             command.residual_flags = RESIDUAL_OVERFLOW
-            command.residual = wanted - edtl
+            command.residual = min(wanted - edtl, RESIDUAL_MAX)
         if wanted != edtl:
             wanted = self._fit(command, cdb, wanted)
         if flags & FINAL and length >= wanted:

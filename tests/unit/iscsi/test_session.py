@@ -3,6 +3,7 @@
 import pytest
 
 from pratima_iscsi.iscsi.directory import ServedTarget
+from pratima_iscsi.iscsi.initiator import Ticket
 from pratima_iscsi.iscsi.pdu import RESERVED_TAG, TAIL_WORDS, Opcode, RejectReason
 from pratima_iscsi.limits import (
     DATA_IN_BYTES_MAX,
@@ -222,6 +223,17 @@ def test_residuals_of_writes(
     pair.settle()
     assert (ticket.status, ticket.residual) == (0, residual)
     assert lab.storage.data[:10000] == b"b" * written + bytes(10000 - written), "whole blocks only"
+
+
+@pytest.mark.parametrize("opcode", [0x8A, 0x8E, 0x93, 0x8B])
+@pytest.mark.parametrize("lun", [0, 7])
+def test_a_length_that_no_residual_count_can_tell(opcode: int, lun: int) -> None:
+    pair = Lab().pair()
+    ticket = Ticket(bytes([opcode, *bytes(9), *b"\xff" * 4, 0, 0]), bytes(512))
+    pair.initiator.submit(ticket, lun)
+    pair.settle()
+    assert ticket.settled and not pair.closing
+    assert pair.run(bytes(6)).good, "the session goes on"
 
 
 def test_commands_other_than_writes_judge_their_length_themselves() -> None:

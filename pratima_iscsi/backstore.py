@@ -224,12 +224,11 @@ class Backstore:
         payload = operation.payload
         first = operation.offset // BLOCK_BYTES
         end = (operation.offset + operation.length + BLOCK_BYTES - 1) // BLOCK_BYTES
-        if (
-            self.links
-            and not self.log.fits(len(payload))
-            and not self._make_room(len(payload), now)
-        ):
-            return False
+        room = not self.links or self.log.fits(len(payload))
+        if not room:
+            if not self._make_room(len(payload), now):
+                return False
+            room = self.log.fits(len(payload))
         sequence = operation.sequence = self._sequence = self._sequence + 1
         self._in_flight[id(operation)] = operation
         if not self.links:
@@ -248,7 +247,7 @@ class Backstore:
         for link in self.links:
             if not link.wants(operation.volume, first, end):
                 continue
-            if record.links or self.log.fits(len(payload)):
+            if room:
                 link.take(record, now)
             else:
                 # What was sent holds all the room: the write is dropped before it was queued.

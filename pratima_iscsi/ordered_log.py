@@ -37,13 +37,6 @@ class OrderedLog:
         """Whether one more record with so much payload stays within what is not for marks."""
         return self.bytes + payload_bytes + RECORD_OVERHEAD_BYTES <= self.room
 
-    def hold(self, record: Record) -> None:
-        """One more queue holds ``record``."""
-        if record.links == 0:
-            self.bytes += len(record.payload) + RECORD_OVERHEAD_BYTES
-            assert self.bytes <= self.limit, "the log is over its limit"
-        record.links += 1
-
     def release(self, records: Iterable[Record]) -> None:
         """One queue less holds each of ``records``."""
         freed = 0
@@ -104,9 +97,14 @@ class LinkQueue:
 
     def append(self, record: Record) -> None:
         """Queue ``record``; the log has room for it, or it is the link's own mark."""
-        self.log.hold(record)
+        cost = len(record.payload) + RECORD_OVERHEAD_BYTES
+        if not record.links:
+            log = self.log
+            log.bytes += cost
+            assert log.bytes <= log.limit, "the log is over its limit"
+        record.links += 1
         self.unsent.append(record)
-        self.unsent_bytes += len(record.payload) + RECORD_OVERHEAD_BYTES
+        self.unsent_bytes += cost
 
     def take_batch(self, bytes_max: int = BATCH_BYTES_MAX) -> tuple[int, int, list[Record]]:
         """Move one batch from unsent to sent: its first link sequence, its generation, its records

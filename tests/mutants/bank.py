@@ -226,7 +226,7 @@ MUTANTS: Final = (
         _APPLY,
         '        consistent=False,\n        reason=f"transaction',
         '        reason=f"transaction',
-        "power",
+        "scenario test_resync.test_a_direct_resync_over_a_good_copy_claims_nothing_before_its_end",
     ),
     Mutant(
         "a failed local write is not marked",

@@ -136,6 +136,22 @@ def test_a_first_sync_that_is_interrupted_goes_on_and_claims_nothing_before_its_
     scene.converge()
 
 
+def test_a_direct_resync_over_a_good_copy_claims_nothing_before_its_end() -> None:
+    scene = Scene(blocks=192, log_bytes=64 * KIB, direct_resync=True).synced()
+    for at in range(0, 192, 4):
+        scene.write(at, 4)
+        scene.rest(0.05)
+    scene.until(scene.converged)
+    scene.overflow()
+    scene.until(lambda: scene.replica.sink.applied_index > scene.replica.sink.checkpointed_index)
+    ends = scene.replica.shadow.ends
+    while scene.replica.shadow.ends == ends:
+        scene.replica.check_image(power=True)
+        scene.rest(0.01)
+    scene.until(scene.converged)
+    scene.converge()
+
+
 def test_a_primary_killed_in_a_comparison_compares_again() -> None:
     scene = Scene(blocks=64).synced()
     scene.write(0, 16)

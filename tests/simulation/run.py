@@ -146,7 +146,11 @@ class Simulation:
         source = self.source
         if source.alive:
             return
-        stop = StopKind.CLEAN if source.stopped_clean and stop is StopKind.CRASHED else stop
+        if stop is StopKind.CRASHED:
+            if source.stopped_clean:
+                stop = StopKind.CLEAN
+            elif source.other_boot:
+                stop = StopKind.POWER_LOST
         if stop is StopKind.POWER_LOST:
             for pair in self.pairs:
                 pair.lost_power |= pair.mode is not Mode.ASYNC

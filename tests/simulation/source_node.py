@@ -99,6 +99,8 @@ class SourceNode(Node):
         self.versions: Versions | None = None
         self.channels: dict[int, Channel] = {}
         self.stopped_clean = False
+        self.other_boot = False
+        """Nothing was stored since the power was lost: what is stored is of another boot."""
         self.tick_at = float("inf")
         self._jobs: deque[Callable[[], None]] = deque()
         self._seen_ends: dict[int, Record | None] = {}
@@ -145,6 +147,7 @@ class SourceNode(Node):
         if not power:
             self.disk = self.disk.crash()
             return
+        self.other_boot = True
         self.disk = self.disk.power_cut(self.world.rng)
         directory = self.disk.directory()
         assert self.versions is not None
@@ -166,7 +169,7 @@ class SourceNode(Node):
         if not backstore.volume_failed:
             volumes = [VolumeState(volume.name, volume.size) for volume in self.options.volumes]
             self.store.state = backstore.snapshot(volumes, "boot")
-            self.stopped_clean = True
+            self.stopped_clean, self.other_boot = True, False
         self.world.trace("source", f"stopped, clean: {self.stopped_clean}")
         self.die()
         for far in self.far:
@@ -293,7 +296,7 @@ class SourceNode(Node):
             digest=effect.digest,
             links=backstore.link_flags(),
         )
-        self.stopped_clean = False
+        self.stopped_clean = self.other_boot = False
         for far in self.far:
             far.generation_began(
                 effect.history.position.generation, [bytes(image) for image in self.images]

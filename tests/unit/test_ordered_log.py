@@ -1,0 +1,172 @@
+"""The ordered log and a link's queue: bytes, link sequences, batches, and what a record costs."""
+
+import tracemalloc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from pratima_iscsi.limits import RECORD_OVERHEAD_BYTES
+from pratima_iscsi.operations import RecordKind
+from pratima_iscsi.ordered_log import LinkQueue, OrderedLog
+from pratima_iscsi.positions import History, Position
+from pratima_iscsi.records import (
+    ENTRY,
+    End,
+    GenerationBegin,
+    Record,
+    make_record,
+    next_history,
+)
+
+KIB = 1024
+
+
+def write(length: int, sequence: int = 1) -> Record:
+    """A write of ``length`` bytes."""
+    return make_record(RecordKind.WRITE, 0, 0, length, bytes(length), sequence)
+
+
+def test_a_record_costs_no_more_than_its_payload_and_the_named_overhead() -> None:
+    count, length = 10_000, 512
+    queue = LinkQueue(OrderedLog(1 << 30))
+    history = bytes(16)
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    for sequence in range(count):
+        payload = bytes(bytearray(length))
+        entry = ENTRY.pack(RecordKind.WRITE, 0, 0, length, sequence + 1, sequence * 512, length)
+        history = next_history(history, entry, payload)
+        queue.append(Record(entry, payload, history))
+    used = (tracemalloc.get_traced_memory()[0] - before) / count
+    tracemalloc.stop()
+    assert length < used <= length + RECORD_OVERHEAD_BYTES
+
+
+def test_a_record_that_two_links_hold_counts_once_and_until_both_let_go() -> None:
+    log = OrderedLog(1 << 20)
+    queues = [LinkQueue(log), LinkQueue(log)]
+    record = write(KIB)
+    for queue in queues:
+        queue.append(record)
+    assert log.bytes == record.cost
+    queues[0].drop(sent_too=True)
+    assert log.bytes == record.cost
+    queues[1].take_batch()
+    queues[1].confirm(1)
+    assert log.bytes == 0
+
+
+def test_marks_have_room_when_writes_have_none() -> None:
+    log = OrderedLog(8 * KIB, 2 * KIB)
+    queue = LinkQueue(log)
+    while log.fits(0):
+        queue.append(make_record(RecordKind.FLUSH))
+    end = make_record(RecordKind.END, payload=End(1, History(Position(1, 1)), bytes(16)).encode())
+    queue.append(end)
+    assert log.bytes <= log.limit
+
+
+def test_the_log_never_grows_past_its_limit() -> None:
+    queue = LinkQueue(OrderedLog(4 * KIB))
+    with pytest.raises(AssertionError):
+        queue.append(write(4 * KIB))
+
+
+def test_a_generation_stands_first_in_its_batch_and_an_end_last() -> None:
+    queue = LinkQueue(OrderedLog(1 << 20))
+    generation = make_record(RecordKind.GENERATION, payload=GenerationBegin(7, 3, 2).encode())
+    end = make_record(RecordKind.END, payload=End(1, History(Position(9, 1)), bytes(16)).encode())
+    for record in (write(512), generation, write(512), end, write(512)):
+        queue.append(record)
+    batches = [queue.take_batch() for _ in range(3)]
+    assert [[record.kind for record in batch] for _, _, batch in batches] == [
+        [RecordKind.WRITE],
+        [RecordKind.GENERATION, RecordKind.WRITE, RecordKind.END],
+        [RecordKind.WRITE],
+    ]
+    assert [generation for _, generation, _ in batches] == [0, 7, 9]
+    assert [first for first, _, _ in batches] == [1, 2, 5]
+    queue.rewind(1)
+    assert [queue.take_batch()[1] for _ in range(3)][1:] == [7, 9]
+
+
+@given(st.lists(st.integers(1, 8 * KIB), min_size=1, max_size=20), st.integers(KIB, 16 * KIB))
+def test_batches_keep_order_and_bytes(lengths: list[int], bytes_max: int) -> None:
+    queue = LinkQueue(OrderedLog(1 << 20))
+    sent = [write(length, at + 1) for at, length in enumerate(lengths)]
+    for record in sent:
+        queue.append(record)
+    taken: list[Record] = []
+    while queue.unsent:
+        first_n, _, batch = queue.take_batch(bytes_max)
+        assert first_n == len(taken) + 1
+        assert len(batch) == 1 or sum(len(r.payload) for r in batch) <= bytes_max
+        taken += batch
+    assert taken == sent
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """A queue against a plain list of (link sequence, record)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log = OrderedLog(1 << 20)
+        self.queue = LinkQueue(self.log)
+        self.sent: list[Record] = []
+        self.unsent: list[Record] = []
+        self.first_n = 1
+
+    @rule(length=st.integers(1, 4 * KIB))
+    def append(self, length: int) -> None:
+        if self.log.fits(length):
+            record = write(length)
+            self.queue.append(record)
+            self.unsent.append(record)
+
+    @precondition(lambda self: self.unsent)
+    @rule()
+    def send(self) -> None:
+        _, _, batch = self.queue.take_batch(4 * KIB)
+        assert batch == self.unsent[: len(batch)]
+        self.sent += batch
+        del self.unsent[: len(batch)]
+
+    @rule(data=st.data())
+    def confirm(self, data: st.DataObject) -> None:
+        upto = data.draw(st.integers(0, self.first_n + len(self.sent) - 1))
+        count = max(0, upto - self.first_n + 1)
+        assert self.queue.confirm(upto) == self.sent[:count]
+        del self.sent[:count]
+        self.first_n += count
+
+    @rule()
+    def begin_a_session(self) -> None:
+        self.queue.rewind(self.first_n)
+        self.unsent, self.sent = self.sent + self.unsent, []
+
+    @rule()
+    def overflow_in_a_session(self) -> None:
+        assert self.queue.drop(sent_too=False) == self.unsent
+        self.unsent = []
+
+    @rule(further=st.integers(0, 5))
+    def overflow_without_one(self, further: int) -> None:
+        assert self.queue.drop(sent_too=True) == self.sent + self.unsent
+        self.sent, self.unsent = [], []
+        self.first_n += further
+        self.queue.rewind(self.first_n)
+
+    @invariant()
+    def counts_agree(self) -> None:
+        queue = self.queue
+        assert list(queue.sent) == self.sent and list(queue.unsent) == self.unsent
+        assert queue.first_n == self.first_n
+        assert queue.next_n == self.first_n + len(self.sent)
+        assert queue.sent_bytes == sum(record.cost for record in self.sent)
+        assert queue.unsent_bytes == sum(record.cost for record in self.unsent)
+        assert self.log.bytes == queue.bytes
+
+
+TestQueue = QueueMachine.TestCase

@@ -93,14 +93,17 @@ class Cover:
 
     def check(self, backstore: Backstore, link: Link) -> None:
         """I5: {local ≠ the replica's durable} ⊆ log ∪ table ∪ T ∪ writes in flight."""
-        self._queue.follow(link.queue)
         in_flight: set[_Key] | None = None
+        followed = False
         for volume, differing in enumerate(self.differing):
             if not differing:
                 continue
             rest = differing - link.table.bitmaps[volume]
-            if link.transaction is not None:
+            if rest and link.transaction is not None:
                 rest -= link.transaction.sent.bitmaps[volume]
+            if rest and not followed:
+                self._queue.follow(link.queue)
+                followed = True
             for block in rest:
                 if self._queue.count[volume, block] > 0:
                     continue

@@ -110,6 +110,7 @@ class Pair:
     def recheck(self) -> None:
         """Compare every block again: after a restart the images are the disks'."""
         self.source.touched.update(self.cover.every_block())
+        self.source.stirred = True
 
     # --- checks --------------------------------------------------------------------------------
 

@@ -127,6 +127,9 @@ class Simulation:
 
     def _check(self) -> None:
         source = self.source
+        if not source.stirred and not any(pair.replica.shadow.touched for pair in self.pairs):
+            return  # Neither what differs nor what covers it can have changed.
+        source.stirred = False
         touched, source.touched = source.touched, set()
         for pair in self.pairs:
             pair.compare(touched)

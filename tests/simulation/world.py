@@ -20,6 +20,8 @@ class Node:
         """Counts incarnations: an event of an earlier life never happens."""
         self.alive = False
         self.paused_until = 0.0
+        self.stirred = True
+        """Whether anything happened here since somebody looked."""
         self.backlog: list[Event] = []
         """Events that came while the node was paused, in their order."""
 
@@ -35,6 +37,7 @@ class Node:
                     self.world.at(self.paused_until, self._resume)
                 self.backlog.append(run)
                 return
+            self.stirred = True
             event()
             self.after_event()
 

@@ -124,6 +124,7 @@ class SourceNode(Node):
         self.tick_at = float("inf")
         self.written.clear()
         self.channels.clear()
+        self._jobs.clear()
         rng = self.world.rng
         self.backstore = Backstore(
             self.options, self.store.load(stop), new_id=lambda: rng.getrandbits(64) or 1

@@ -1,6 +1,6 @@
 """Seeds of the simulator, each a different story of faults: nothing that must hold is ever broken.
 
-``PRATIMA_SEEDS`` says how many (default 300), ``PRATIMA_FIRST_SEED`` from which on. A failing seed
+``PRATIMA_SEEDS`` says how many (default 2000), ``PRATIMA_FIRST_SEED`` from which on. A failing seed
 replays with ``python -m tests.simulation SEED --trace``.
 """
 
@@ -11,7 +11,7 @@ import pytest
 
 from tests.simulation.run import simulate
 
-SEEDS = int(os.environ.get("PRATIMA_SEEDS", "300"))
+SEEDS = int(os.environ.get("PRATIMA_SEEDS", "2000"))
 FIRST = int(os.environ.get("PRATIMA_FIRST_SEED", "0"))
 PROCESSES = 2
 CHUNK = 25

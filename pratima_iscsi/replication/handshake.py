@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from pratima_iscsi.positions import NO_GENERATION, ORIGIN, UNKNOWN, Ancestor, History, Position
-from pratima_iscsi.records import NO_HISTORY
 
 
 class Verdict(enum.Enum):
@@ -147,7 +146,6 @@ def _log_holds_all(source: SourceFacts, replica: ReplicaFacts) -> bool:
         and source.first_n <= replica.durable + 1 <= source.next_n
         and replica.history.position == source.base
         and replica.digest == source.base_history
-        and replica.digest != NO_HISTORY
     )
 
 

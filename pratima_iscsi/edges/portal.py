@@ -34,6 +34,8 @@ JOIN_BYTES_MAX: Final = 16384
 """Answers that together are no longer are joined: cheaper than a list for ``sendmsg``."""
 PDU_ROOM_BYTES: Final = RECEIVE_SEGMENT_BYTES_MAX + 2048
 """Room for the longest PDU with its headers and digests."""
+NO_BUFFER: Final = memoryview(b"")
+"""Of a connection that is closed."""
 ACCEPTS_MAX: Final = 16
 """Connections accepted in one wake-up."""
 
@@ -377,6 +379,8 @@ class PortalConnection:
             self._loop.remove_writer(self._socket)
             self._socket.close()
             self._backlog.clear()
+            # Its session and it refer to each other: what is large must not wait for the collector.
+            self._buffer = NO_BUFFER
             self._portal.forget(self)
 
 

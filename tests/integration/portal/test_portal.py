@@ -12,7 +12,12 @@ from pratima_iscsi.errors import StateError
 from pratima_iscsi.iscsi.chap import Account
 from pratima_iscsi.iscsi.directory import ServedTarget
 from pratima_iscsi.iscsi.pdu import Function, FunctionResponse
-from pratima_iscsi.limits import DATA_IN_BYTES_MAX, OUTPUT_BYTES_MAX, PORTAL_LOGINS_MAX
+from pratima_iscsi.limits import (
+    DATA_IN_BYTES_MAX,
+    OUTPUT_BYTES_MAX,
+    PORTAL_LOGINS_MAX,
+    RECEIVE_BUFFER_BYTES,
+)
 from pratima_iscsi.scsi.logical_unit import LogicalUnit
 from pratima_iscsi.scsi.target import Target
 from tests.support.memory_storage import MemoryStorage
@@ -247,3 +252,15 @@ def test_a_port_in_use_is_told_by_name() -> None:
 
         with pytest.raises(StateError, match=f"{portal.port}"):
             portal.call(listen)
+
+
+def test_a_connection_that_is_closed_holds_no_buffer() -> None:
+    lab = Lab()
+    with served(lab.directory) as portal:
+        with connect(portal) as initiator:
+            assert initiator.ping(b"there?") == b"there?"
+            (connection,) = portal.call(lambda: list(portal.portal.connections))
+            assert len(connection._buffer) == RECEIVE_BUFFER_BYTES
+            initiator.close()
+        portal.close(grace_seconds=10.0)
+        assert len(connection._buffer) == 0, "nothing large waits for the garbage collector"

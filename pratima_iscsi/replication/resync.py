@@ -118,9 +118,14 @@ class Resync:
             return
         if not link.group.history_begun():
             return
-        direct = link.replica_direct or link.options.direct_resync
         need = len(link.table) * BLOCK_BYTES
-        if not direct and need > link.staging_bytes:
+        no_room = need > link.staging_bytes
+        direct = link.replica_direct or (link.options.direct_resync and no_room)
+        if direct and not link.replica_direct and link.waits:
+            # The old consistent point is about to go, and acknowledged writes with it.
+            link.degrade(now)
+            return
+        if no_room and not direct:
             reason = f"the replica has no room to stage {need} bytes (it has {link.staging_bytes})"
             link.stand_back(Connection.HELD, reason, now)
             return

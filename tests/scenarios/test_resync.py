@@ -137,7 +137,9 @@ def test_a_first_sync_that_is_interrupted_goes_on_and_claims_nothing_before_its_
 
 
 def test_a_direct_resync_over_a_good_copy_claims_nothing_before_its_end() -> None:
-    scene = Scene(blocks=192, log_bytes=64 * KIB, direct_resync=True).synced()
+    scene = Scene(blocks=192, log_bytes=64 * KIB, direct_resync=True)
+    scene.replica.staging_bytes = 0
+    scene.synced()
     for at in range(0, 192, 4):
         scene.write(at, 4)
         scene.rest(0.05)
@@ -148,6 +150,35 @@ def test_a_direct_resync_over_a_good_copy_claims_nothing_before_its_end() -> Non
     while scene.replica.shadow.ends == ends:
         scene.replica.check_image(power=True)
         scene.rest(0.01)
+    scene.until(scene.converged)
+    scene.converge()
+
+
+def test_a_synchronous_link_is_degraded_before_a_direct_resync_gives_up_the_old_point() -> None:
+    scene = Scene(Mode.SYNC, blocks=32, direct_resync=True, sync_timeout=5.0).synced()
+    scene.replica.store._staging_bytes = 0
+    scene.wait(scene.write(1))
+    scene.network.reset("so that the room is asked for again")
+    scene.rest(2.0)
+    assert not scene.pair.marked
+    marked: list[bool] = []
+    scene.at_record(RecordKind.BEGIN, lambda: marked.append(scene.pair.marked))
+    scene.source.fail_writes = 1
+    scene.write(5, 4)
+    scene.until(lambda: bool(marked))
+    assert marked == [True]
+    scene.until(scene.converged)
+    assert not scene.pair.marked
+    scene.converge()
+
+
+def test_with_room_to_stage_a_resync_is_staged_whatever_was_chosen() -> None:
+    scene = Scene(blocks=32, log_bytes=64 * KIB, direct_resync=True)
+    scene.replica.staging_bytes = 1 << 40
+    scene.synced()
+    scene.overflow()
+    scene.until(lambda: scene.replica.shadow.transaction != 0)
+    assert scene.replica.shadow.consistent and not scene.replica.shadow.direct
     scene.until(scene.converged)
     scene.converge()
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from random import Random
 
 from pratima_iscsi.backstore import GroupOptions
+from pratima_iscsi.blocks import BLOCK_BYTES
 from pratima_iscsi.replication.group import LinkOptions
 from pratima_iscsi.replication.link import Link
 from pratima_iscsi.replication.messages import VolumeOffer
@@ -66,6 +67,9 @@ class Simulation:
             for index, mode in enumerate(setup.modes)
         ]
         self.source.far = list(self.pairs)
+        if setup.direct_resync:
+            for pair in self.pairs:
+                pair.replica.staging_bytes = rng.choice([0, 8, 32]) * BLOCK_BYTES
         self.world.checks.append(self._check)
         self.load = Load(setup.sizes)
         self.writing = True

@@ -1,7 +1,7 @@
 """What the core alone costs an asynchronous 4 KiB write: ``python -m benchmarks.core``.
 
 One group with one link in step, and nothing around it: writes are submitted in batches as a wake-up
-brings them, completed locally, sent, and acknowledged. The disk, the sockets and SCSI are not in it.
+brings them, completed locally, sent, and acknowledged. Disk, sockets and SCSI are not in it.
 """
 
 import argparse

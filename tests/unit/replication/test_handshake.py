@@ -80,11 +80,11 @@ def replicas() -> list[ReplicaFacts]:
             digest=digest,
             incarnation=incarnation,
             durable=durable,
-            transaction=transaction,
-            direct=direct and transaction != 0,
+            transaction=open_id,
+            direct=direct and open_id != 0,
             ended=3,
         )
-        for bound, consistent, history, digest, incarnation, durable, transaction, direct in product(
+        for bound, consistent, history, digest, incarnation, durable, open_id, direct in product(
             (False, True),
             (False, True),
             THEIRS,

@@ -6,19 +6,22 @@ on its disk; never time.
 """
 
 import contextlib
+import io
 import itertools
 import os
 import random
 import shutil
 import socket
-import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from pratima_iscsi import cli
 from pratima_iscsi.control.client import ControlClient
+from pratima_iscsi.control.requests import ReconnectRequest
 from pratima_iscsi.control.status import GroupStatus, LinkStatus, NodeStatus, exit_code
 from pratima_iscsi.edges.initiator import Initiator, Ticket, write_16
 from pratima_iscsi.errors import OperatorError
@@ -64,18 +67,24 @@ def directory() -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def pratima(
-    *arguments: str, environment: Mapping[str, str] | None = None
-) -> "subprocess.CompletedProcess[str]":
-    """Run a command to its end."""
-    return subprocess.run(
-        [*PRATIMA, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=WAIT_SECONDS,
-        env={**os.environ, **(environment or {})},
-        stdin=subprocess.DEVNULL,
-    )
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """How a command ended, and what it said."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def pratima(*arguments: str) -> Ran:
+    """Run a command to its end, in this process: what it imports is here already."""
+    with io.StringIO() as out, io.StringIO() as errors:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+            try:
+                cli.main(arguments)
+            except SystemExit as end:
+                code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        return Ran(code, out.getvalue(), errors.getvalue())
 
 
 class Node(Daemon):
@@ -332,11 +341,17 @@ class Pair:
             self.primary.wait_synced(self.replica)
             yield self
 
+    def bring_back(self) -> None:
+        """Start the replica again, and let the primary not wait for its back-off."""
+        self.replica.start()
+        with ControlClient(self.primary.state) as client:
+            client.ask(ReconnectRequest())
+
     def wait_equal(self) -> None:
         """Wait until the replica is in step and has applied everything."""
         wait_equal(self.primary, self.replica)
 
-    def recovered(self, name: str = "copy") -> "subprocess.CompletedProcess[str]":
+    def recovered(self, name: str = "copy") -> Ran:
         """``pratima recover`` on a copy of the replica; the copy's volume is ``NAME/0.img``."""
         state, volumes = self.replica.copied(name)
         paths = [word for path in volumes for word in ("--volume", str(path))]

@@ -233,7 +233,7 @@ def test_a_failing_fdatasync_of_the_primary_fails_the_volume_and_not_the_process
         pair.wait_equal()
 
 
-@pytest.mark.parametrize("call", ["write", "sync"])
+@pytest.mark.parametrize("call", [pytest.param("write", marks=pytest.mark.long), "sync"])
 def test_a_failing_journal_is_said_and_the_primary_goes_on(
     place: Path, shim: Shim, call: str
 ) -> None:

@@ -67,7 +67,7 @@ def test_an_acknowledged_write_is_in_the_replica_killed_right_after(place: Path,
             assert ran.returncode == 0, ran
             copied = (place / f"copy-{number}" / "0.img").read_bytes()
             assert copied[:MIB] == bytes(image), "an acknowledged write is missing"
-            pair.replica.start()
+            pair.bring_back()
             pair.primary.wait_link(
                 lambda link: link.state is LinkState.SYNCED and not link.degraded,
                 "in step",
@@ -121,7 +121,7 @@ def test_a_degraded_link_is_still_degraded_after_the_primary_was_killed(place: P
         assert pair.primary.exit_code == 1
 
 
-@pytest.mark.parametrize("how", ["frozen", "killed"])
+@pytest.mark.parametrize("how", [pytest.param("frozen", marks=pytest.mark.long), "killed"])
 def test_block_holds_the_write_and_lets_reads_go_on(place: Path, how: str) -> None:
     pair = Pair(place, "--mode", "sync", "--on-timeout", "block", *QUICK)
     with pair.in_step(), pair.primary.login() as session:

@@ -3,6 +3,8 @@
 from pathlib import Path
 from random import Random
 
+import pytest
+
 from pratima_iscsi.edges.initiator import Initiator, write_16
 from pratima_iscsi.replication.states import LinkState
 from tests.integration.daemons.nodes import BLOCK, MIB, SECTOR, Load, Pair, Primary, same
@@ -40,7 +42,7 @@ def test_few_writes_are_replayed_from_the_log(place: Path) -> None:
         pair.replica.start()
         pair.wait_equal()
         link = pair.primary.link()
-        assert pair.primary.said("log holds all: ")
+        assert pair.primary.said("log holds all: "), pair.primary.output()
         assert link.resync == before, "no resync ran"
 
 
@@ -149,6 +151,7 @@ def test_memory_stays_bounded_with_a_frozen_replica_and_a_full_log(place: Path) 
         assert pair.primary.resident_bytes_max <= idle + log + TARGET_SLACK_BYTES
 
 
+@pytest.mark.long
 def test_memory_with_large_writes_stays_bounded_too(place: Path) -> None:
     log = 64 * MIB
     pair = Pair(place, "--log-limit", str(log), size=128 * MIB)

@@ -83,14 +83,12 @@ def test_a_clean_stop_while_the_replica_is_away_spills_what_it_lacks(place: Path
 def test_a_clean_stop_under_load_loses_nothing(place: Path) -> None:
     pair = Pair(place)
     with pair.in_step():
-        for seed in range(2):
-            load = Load(pair.primary, seed=seed)
-            with load:
-                load.wait(100)
-                pair.primary.finish()
-            pair.primary.start()
-            pair.primary.wait_synced(pair.replica)
-            assert pair.primary.link().resync.bytes_sent == 0
+        with Load(pair.primary) as load:
+            load.wait(100)
+            pair.primary.finish()
+        pair.primary.start()
+        pair.primary.wait_synced(pair.replica)
+        assert pair.primary.link().resync.bytes_sent == 0
         assert not pair.primary.said("unclean")
         pair.wait_equal()
 
@@ -131,7 +129,7 @@ def test_a_killed_primary_that_differs_in_nothing_sends_nothing(place: Path) -> 
         assert pair.primary.link().resync.bytes_sent == 0
 
 
-@pytest.mark.parametrize("mode", ["async", "sync"])
+@pytest.mark.parametrize("mode", [pytest.param("async", marks=pytest.mark.long), "sync"])
 def test_a_primary_killed_under_load_again_and_again_ends_equal(place: Path, mode: str) -> None:
     pair = Pair(place, "--mode", mode)
     with pair.in_step():
@@ -145,6 +143,7 @@ def test_a_primary_killed_under_load_again_and_again_ends_equal(place: Path, mod
         pair.wait_equal()
 
 
+@pytest.mark.long
 def test_both_killed_at_once_come_back_by_themselves(place: Path) -> None:
     pair = Pair(place)
     with pair.in_step():
@@ -159,10 +158,10 @@ def test_both_killed_at_once_come_back_by_themselves(place: Path) -> None:
 
 def test_a_first_sync_cut_off_by_kills_of_both_sides_ends_equal(place: Path) -> None:
     replica = Replica(place)
-    primary = Primary(place, size=256 * MIB, replicas=[replica])
+    primary = Primary(place, size=96 * MIB, replicas=[replica])
     with primary.volume.open("wb") as file:
-        file.truncate(256 * MIB)
-        noise = Random(16).randbytes(128 * MIB)
+        file.truncate(96 * MIB)
+        noise = Random(16).randbytes(64 * MIB)
         file.write(noise)
     with replica, primary:
         replica.launch()
@@ -186,7 +185,7 @@ def test_a_replica_that_lost_its_state_is_synced_anew_only_when_that_is_wanted(p
         pair.wait_equal()
         pair.replica.finish()
         pair.replica.state.rename(place / "lost")
-        pair.replica.start()
+        pair.bring_back()
         link = pair.primary.wait_link(
             lambda link: link.state is LinkState.REFUSED, "REFUSED", pair.replica
         )
@@ -194,7 +193,7 @@ def test_a_replica_that_lost_its_state_is_synced_anew_only_when_that_is_wanted(p
         assert pair.primary.exit_code == 2
         pair.replica.finish()
         pair.replica.command.append("--overwrite")
-        pair.replica.start()
+        pair.bring_back()
         pair.wait_equal()
 
 
@@ -206,14 +205,14 @@ def test_a_replica_put_back_to_an_old_copy_is_noticed_and_mended(place: Path) ->
         pair.wait_equal()
         pair.replica.finish()
         state, (volume,) = pair.replica.copied("old")
-        pair.replica.start()
+        pair.bring_back()
         write_blocks(session, list(range(50, 150)), draw)
         pair.wait_equal()
         pair.replica.finish()
         pair.replica.state.rename(place / "newer")
         state.rename(pair.replica.state)
         volume.rename(pair.replica.volume)
-        pair.replica.start()
+        pair.bring_back()
         pair.wait_equal()
         assert any(alarm.event == "replica went back" for alarm in pair.primary.status().alarms)
 

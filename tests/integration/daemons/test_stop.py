@@ -94,14 +94,14 @@ def test_a_first_sync_goes_on_where_it_was_when_the_replica_was_killed(place: Pa
     replica = Replica(place)
     primary = Primary(place, size=None, replicas=[replica])
     with primary.volume.open("wb") as file:
-        file.write(Random(4).randbytes(192 * MIB))
+        file.write(Random(4).randbytes(96 * MIB))
     with replica, primary:
         replica.launch()
         primary.start()
         wait_until(
-            lambda: primary.link().resync.blocks_done > 12_000, 60, "some", [primary, replica]
+            lambda: primary.link().resync.blocks_done > 6_000, 60, "some", [primary, replica]
         )
         replica.kill()
         replica.start()
         primary.wait_synced(replica)
-        assert primary.link().resync.bytes_sent < 1.25 * 192 * MIB, "it did not begin anew"
+        assert primary.link().resync.bytes_sent < 1.25 * 96 * MIB, "it did not begin anew"

@@ -68,7 +68,7 @@ def test_kill_drops_queue_and_session_and_the_blocks_are_brought_over(place: Pat
         assert link.bwt_blocks == 64 and link.lag.bytes == 0
         log = pair.primary.status().log
         assert log is not None and log.bytes == 0
-        pair.replica.start()
+        pair.bring_back()
         pair.wait_equal()
         assert pair.primary.link().resync.bytes_sent == 64 * BLOCK
 

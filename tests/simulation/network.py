@@ -34,7 +34,7 @@ class Network:
         self.old_messages: list[Message] = []
         self.deaf_until = {TO_REPLICA: 0.0, TO_SOURCE: 0.0, DATA: 0.0}
         """A direction loses everything until then, and nobody is told."""
-        self.lost_types: dict[type[Message], float] = {}
+        self.lost_types: dict[type, float] = {}
         """Messages of one type are lost until then."""
         self.drop: Filter = lambda direction, what: False
         self.passed: Callable[[str, object], None] = lambda direction, what: None

@@ -73,6 +73,7 @@ def test_an_overflow_is_resynced_block_by_block_while_writes_go_on(place: Path) 
         assert link.resync.blocks_done == link.resync.blocks_total
 
 
+@pytest.mark.long
 def test_random_load_through_an_overflow_and_the_replica_killed_in_the_resync(place: Path) -> None:
     pair = Pair(place, "--log-limit", "4MiB", size=64 * MIB)
     with pair.in_step():

@@ -73,7 +73,7 @@ def test_a_stop_during_a_first_sync_goes_on_afterwards(place: Path) -> None:
     replica = Replica(place)
     primary = Primary(place, size=None, replicas=[replica])
     with primary.volume.open("wb") as file:
-        file.write(Random(3).randbytes(96 * MIB))
+        file.write(Random(3).randbytes(64 * MIB))
     with replica, primary:
         replica.launch()
         primary.start()

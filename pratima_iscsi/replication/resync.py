@@ -119,7 +119,8 @@ class Resync:
         if not link.group.history_begun():
             return
         need = len(link.table) * BLOCK_BYTES
-        no_room = need > link.staging_bytes
+        # Live writes are staged, too: without room for one of them a transaction would not end.
+        no_room = need + BLOCK_BYTES > link.staging_bytes
         direct = link.replica_direct or (link.options.direct_resync and no_room)
         if direct and not link.replica_direct and link.waits:
             # The old consistent point is about to go, and acknowledged writes with it.

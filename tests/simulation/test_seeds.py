@@ -23,8 +23,8 @@ def run_seeds(first: int, end: int) -> tuple[list[str], int]:
     for seed in range(first, end):
         try:
             events += simulate(seed).world.events
-        except AssertionError as error:
-            failures.append(f"seed {seed}: {error}")
+        except Exception as error:  # noqa: BLE001 - an error of any kind is a failed seed
+            failures.append(f"seed {seed}: {type(error).__name__}: {error}")
     return failures, events
 
 

@@ -20,6 +20,8 @@ class Generation:
     records: list[Record] = field(default_factory=list)
     rebased: dict[int, list[bytes]] = field(default_factory=dict)
     """Images that an END brought after a failed local write, by sequence."""
+    replaced: dict[int, list[bytes]] = field(default_factory=dict)
+    """The order's own images at those sequences: a replica shows them until it has that END."""
     cursor: tuple[int, list[bytearray]] | None = None
     """A sequence and the images there: the next question is mostly about a later one."""
 
@@ -55,11 +57,18 @@ class Model:
             assert self.images(position) == images, f"END at {position} is not the order's image"
         elif position != ORIGIN:
             generation = self.generations[position.generation]
+            generation.replaced[position.sequence] = self.images(position)
             generation.rebased[position.sequence] = images
             generation.cursor = None
         else:
             self.generations[0].base = images
             self.generations[0].cursor = None
+
+    def may_show(self, position: Position) -> list[list[bytes]]:
+        """The images that a replica at ``position`` may present: after a failed local write an END
+        brings another image to the position that the replica may already have had."""
+        replaced = self.generations[position.generation].replaced.get(position.sequence)
+        return [self.images(position)] + ([] if replaced is None else [replaced])
 
     def images(self, position: Position) -> list[bytes]:
         """The images of the group at ``position``."""

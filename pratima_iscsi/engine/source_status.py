@@ -15,7 +15,7 @@ from pratima_iscsi.control.status import (
 )
 from pratima_iscsi.engine.replica_status import history_status, position_status
 from pratima_iscsi.engine.source_group import SourceGroup
-from pratima_iscsi.limits import LAG_SAMPLE_SECONDS, LAG_SAMPLES_MAX
+from pratima_iscsi.limits import LAG_SAMPLE_SECONDS, LAG_SAMPLES_MAX, RECORD_OVERHEAD_BYTES
 from pratima_iscsi.positions import UNKNOWN
 from pratima_iscsi.replication.link import Link
 from pratima_iscsi.replication.states import Connection, LinkState, Role
@@ -106,7 +106,7 @@ def writes_behind(link: Link) -> int:
 
 def sum_payload(link: Link) -> int:
     """Bytes of data that the link's queue holds."""
-    return max(0, link.queue.bytes - len(link.queue) * 256)
+    return max(0, link.queue.bytes - len(link.queue) * RECORD_OVERHEAD_BYTES)
 
 
 def source_status(

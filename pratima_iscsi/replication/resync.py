@@ -249,7 +249,7 @@ class Resync:
             return False
         left = len(link.table) * BLOCK_BYTES
         if left > self._sweep_bytes() or not link.group.log.fits(
-            left + len(link.table) * 256 + 4096
+            left + len(link.table) * limits.RECORD_OVERHEAD_BYTES + 4096
         ):
             return False
         if not link.group.hold_writes():

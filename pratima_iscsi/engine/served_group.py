@@ -1,0 +1,228 @@
+"""One served group: its store, its engine, its links' sockets, its SCSI target.
+
+What serves it (a portal, the kernel) is not known here. One rule: a group opens as a whole or not
+at all, so that a daemon can try one at run time and go on without it.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import secrets
+import time
+from collections.abc import Sequence
+
+from pratima_iscsi.backstore import Backstore, GroupOptions
+from pratima_iscsi.control.options import ReplicaOptions, ServeGroup, ServeOptions, group_directory
+from pratima_iscsi.edges.boot import read_boot_id
+from pratima_iscsi.edges.directory import DiskDirectory
+from pratima_iscsi.edges.link_sockets import LinkContext
+from pratima_iscsi.edges.link_source import SourceLink
+from pratima_iscsi.edges.source_store import SourceStore
+from pratima_iscsi.edges.volume import Volume
+from pratima_iscsi.engine.local_volume import LocalVolume
+from pratima_iscsi.engine.process import Events
+from pratima_iscsi.engine.source_group import SourceGroup
+from pratima_iscsi.engine.source_status import LagClock
+from pratima_iscsi.engine.volume_storage import VolumeStorage
+from pratima_iscsi.errors import RemoteProtocolError, StateError
+from pratima_iscsi.limits import LAG_SAMPLE_SECONDS
+from pratima_iscsi.replication import effects as fx
+from pratima_iscsi.replication.group import LinkOptions
+from pratima_iscsi.replication.link import Link
+from pratima_iscsi.replication.messages import ToSource, VolumeOffer
+from pratima_iscsi.replication.source_state import LinkState, SourceState
+from pratima_iscsi.replication.states import Connection, Mode
+from pratima_iscsi.scsi.logical_unit import LogicalUnit
+from pratima_iscsi.scsi.target import Target
+
+
+class ServedGroup:
+    """One group of a daemon: its store, its engine, its links' sockets, its SCSI target."""
+
+    def __init__(
+        self,
+        options: ServeGroup,
+        serve: ServeOptions,
+        node: bytes,
+        context: LinkContext,
+        events: Events,
+    ) -> None:
+        """Open all that the group needs. Raises StateError, with nothing left open."""
+        self.options = options
+        self.events = events
+        self.clock = LagClock()
+        self._loop = asyncio.get_running_loop()
+        self._sampler: asyncio.TimerHandle | None = None
+        with contextlib.ExitStack() as opened:
+            self._open(serve, node, context, opened)
+            opened.pop_all()
+        if self.store.doubt:
+            alarm = bool(options.replicas)
+            self._report(fx.Report(None, "unclean start", self.store.doubt, alarm))
+
+    def _open(
+        self, serve: ServeOptions, node: bytes, context: LinkContext, opened: contextlib.ExitStack
+    ) -> None:
+        options = self.options
+        self.directory = DiskDirectory.open_at(
+            group_directory(serve.state, options.name), create=True
+        )
+        opened.callback(self.directory.close)
+        volumes = []
+        for wanted in options.volumes:
+            volumes.append(Volume.open(wanted.path, size=wanted.size))
+            opened.callback(volumes[-1].close)
+        boot_id = read_boot_id()
+        self.store = SourceStore(self.directory.path)
+        opened.callback(self.store.close)
+        state = self._load(volumes, boot_id, node)
+        offers = tuple(
+            VolumeOffer(v.name, volume.size)
+            for v, volume in zip(options.volumes, volumes, strict=True)
+        )
+        links = tuple(map(_link_options, options.replicas))
+        self._remember(state, links)
+        self.engine = SourceGroup(
+            Backstore(GroupOptions(offers, links, options.log_bytes), state),
+            [
+                LocalVolume(volume, self._loop, f"{options.name}-{index}")
+                for index, volume in enumerate(volumes)
+            ],
+            self.store,
+            boot_id,
+            self._loop,
+            self._report,
+        )
+        self.links = [
+            SourceLink(
+                context,
+                LinkEvents(self.engine, index),
+                replica.address,
+                replica.data_address,
+                keys=serve.keys,
+                peer_key=replica.peer_key,
+            )
+            for index, replica in enumerate(options.replicas)
+        ]
+        self.engine.links.extend(self.links)
+        self.device = Target()
+        for index in range(len(volumes)):
+            storage = VolumeStorage(self.engine, index)
+            unit = LogicalUnit(
+                storage, serial=serial_of(state.group, index), block_size=options.block_bytes
+            )
+            self.device.add(index, unit)
+
+    def _load(self, volumes: Sequence[Volume], boot_id: str, node: bytes) -> SourceState:
+        names = [volume.name for volume in self.options.volumes]
+        states = [v.state(name) for v, name in zip(volumes, names, strict=True)]
+        state = self.store.load(states, boot_id)
+        if state is None:
+            state = SourceState(secrets.token_bytes(16), self.options.name, node)
+            self.store.create(state)
+        if state.name != self.options.name:
+            raise StateError(
+                f"{self.directory.path} holds group {state.name!r}",
+                f"start with --group {state.name}, or name another --state",
+            )
+        return state
+
+    def _remember(self, state: SourceState, links: Sequence[LinkOptions]) -> None:
+        """A link that is synchronous once counts as such after any power cut."""
+        known = {link.name for link in state.links if link.ever_sync}
+        for link in links:
+            self.store.mark(link.name)
+            if link.mode is not Mode.ASYNC and link.name not in known:
+                self.store.remember_link(LinkState(link.name, ever_sync=True))
+
+    def _report(self, report: fx.Report) -> None:
+        where = f"group {self.options.name}"
+        if report.link is not None:
+            where += f" replica {self.options.replicas[report.link].name}"
+        self.events.note(where, report.event, report.reason, alarm=report.alarm)
+
+    def remember(self, link: Link) -> None:
+        """Keep whether the link is enabled over a restart. Raises StateError."""
+        state = LinkState(
+            link.options.name,
+            ever_sync=link.ever_sync,
+            synced_once=link.synced_once,
+            enabled=link.connection is not Connection.DISABLED,
+        )
+        try:
+            self.engine.remember_link(state)
+        except OSError as error:
+            raise StateError(
+                f"it is done, but a restart would forget it: {error.strerror or error}",
+                "see to the state directory's disk, and give the command again",
+            ) from None
+
+    def connect(self) -> None:
+        """Begin to seek the replicas, and keep the lag's clock."""
+        for link in self.links:
+            link.connect()
+        self.engine.turn()
+        self._sample()
+
+    def _sample(self) -> None:
+        self.clock.sample(self.engine, time.monotonic())
+        self._sampler = self._loop.call_later(LAG_SAMPLE_SECONDS, self._sample)
+
+    async def stop(self) -> bool:
+        """A clean stop, if the disks allow it; no front end submits any more."""
+        if self._sampler is not None:
+            self._sampler.cancel()
+        clean = await self.engine.stop()
+        for link in self.links:
+            link.close()
+        self.store.close()
+        self.directory.close()
+        return clean
+
+
+class LinkEvents:
+    """What one link's sockets tell, told on to the group with the link's index."""
+
+    def __init__(self, engine: SourceGroup, index: int) -> None:
+        self._engine = engine
+        self._index = index
+
+    def on_up(self) -> None:
+        """The control connection stands."""
+        self._engine.control_up(self._index)
+
+    def on_down(self, reason: str) -> None:
+        """There is no control connection."""
+        self._engine.control_down(self._index, reason)
+
+    def on_control(self, message: ToSource) -> None:
+        """The replica sent a control message."""
+        self._engine.control(self._index, message)
+
+    def on_violation(self, error: RemoteProtocolError) -> None:
+        """The replica sent what is no control message."""
+        self._engine.control_down(self._index, f"not understood: {error}")
+
+    def on_data_ready(self) -> None:
+        """The data channel stands."""
+        self._engine.data_ready(self._index)
+
+    def on_data_lost(self, reason: str) -> None:
+        """The data channel is gone."""
+        self._engine.data_lost(self._index, reason)
+
+
+def serial_of(group: bytes, volume: int) -> str:
+    """The unit serial number of a group's volume: the same wherever and whenever it is served."""
+    return hashlib.sha256(group + volume.to_bytes(2, "big")).hexdigest()[:32]
+
+
+def _link_options(replica: ReplicaOptions) -> LinkOptions:
+    return LinkOptions(
+        name=replica.name,
+        mode=replica.mode,
+        sync_timeout=replica.sync_timeout,
+        block=replica.block,
+        direct_resync=replica.direct_resync,
+        overwrite=replica.overwrite,
+    )

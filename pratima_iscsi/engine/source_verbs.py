@@ -1,0 +1,91 @@
+"""What an operator may ask of a primary's links: the verbs of the control socket.
+
+One rule: each names the links that it reached, or says why it reached none.
+"""
+
+import time
+from collections.abc import Callable
+
+from pratima_iscsi.engine.served_group import ServedGroup
+from pratima_iscsi.errors import StateError
+from pratima_iscsi.replication.link import Link
+
+
+class SourceVerbs:
+    """The groups of one daemon by name, and what their links can be told to do."""
+
+    def __init__(self) -> None:
+        self.groups: dict[str, ServedGroup] = {}
+
+    def chosen(self, group: str) -> list[ServedGroup]:
+        """The group of this name, all for the empty one. Raises StateError."""
+        if not group:
+            return list(self.groups.values())
+        if group not in self.groups:
+            raise StateError(
+                f"there is no group {group!r} here", f"its groups are: {', '.join(self.groups)}"
+            )
+        return [self.groups[group]]
+
+    def _each(
+        self, group: str, replica: str, act: Callable[[ServedGroup, Link, float], None]
+    ) -> list[str]:
+        """Do something to the links that are meant; their names."""
+        done = []
+        now = time.monotonic()
+        for known in self.chosen(group):
+            for link in known.engine.backstore.links:
+                if replica in ("", link.options.name):
+                    act(known, link, now)
+                    done.append(link.options.name)
+            known.engine.turn()
+        if not done:
+            raise StateError(
+                f"there is no replica {replica!r}" if replica else "there is no replica",
+                "see `pratima status` for their names",
+            )
+        return done
+
+    def resync(self, group: str, replica: str, from_primary: bool) -> str:
+        """Bring over what is missing, now."""
+
+        def act(known: ServedGroup, link: Link, now: float) -> None:
+            if from_primary:
+                link.resync_from_primary(now)
+            known.engine.backstore.reconnect(link.index, now)
+
+        return "resync of " + ", ".join(self._each(group, replica, act))
+
+    def kill(self, group: str, replica: str) -> str:
+        """Drop queue and session."""
+        names = self._each(
+            group, replica, lambda known, link, now: known.engine.backstore.kill(link.index, now)
+        )
+        return "killed the sessions of " + ", ".join(names)
+
+    def reconnect(self, group: str, replica: str) -> str:
+        """Connect now."""
+        names = self._each(
+            group,
+            replica,
+            lambda known, link, now: known.engine.backstore.reconnect(link.index, now),
+        )
+        return "connecting to " + ", ".join(names)
+
+    def enable(self, group: str, replica: str) -> str:
+        """Put disabled links to work."""
+
+        def act(known: ServedGroup, link: Link, now: float) -> None:
+            known.engine.backstore.enable(link.index, now)
+            known.remember(link)
+
+        return "enabled " + ", ".join(self._each(group, replica, act))
+
+    def disable(self, group: str, replica: str) -> str:
+        """Stop links and forget their tables."""
+
+        def act(known: ServedGroup, link: Link, now: float) -> None:
+            known.engine.backstore.disable(link.index, now)
+            known.remember(link)
+
+        return "disabled " + ", ".join(self._each(group, replica, act))

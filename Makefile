@@ -2,7 +2,7 @@
 # the virtual environment is .venv, and `make clean` removes all that the others made but that.
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint types layers format bench conformance fuzz venv system-packages clean distclean
+.PHONY: help quickstart test test-kernel lint types layers format bench conformance fuzz venv system-packages clean distclean
 
 # The first Python of 3.11 or later that this machine has.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -21,6 +21,9 @@ quickstart: $(VENV)/.installed ## a target and a replica on loopback, written th
 
 test: system-packages $(VENV)/.installed-dev lint types layers ## every check and test that this machine can run
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-kernel: system-packages $(VENV)/.installed-dev ## LIO, TCMU and initiators of a real kernel, in virtual machines
+	$(BIN)/python -m pytest -m kernel tests/kernel $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check

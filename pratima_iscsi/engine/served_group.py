@@ -6,7 +6,6 @@ at all, so that a daemon can try one at run time and go on without it.
 
 import asyncio
 import contextlib
-import hashlib
 import secrets
 import time
 from collections.abc import Sequence
@@ -32,6 +31,7 @@ from pratima_iscsi.replication.link import Link
 from pratima_iscsi.replication.messages import ToSource, VolumeOffer
 from pratima_iscsi.replication.source_state import LinkState, SourceState
 from pratima_iscsi.replication.states import Connection, Mode
+from pratima_iscsi.scsi.device import unit_serial
 from pratima_iscsi.scsi.logical_unit import LogicalUnit
 from pratima_iscsi.scsi.target import Target
 

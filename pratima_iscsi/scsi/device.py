@@ -27,6 +27,17 @@ PHYSICAL_BLOCK_BYTES: Final = 4096
 """Writes of whole, aligned physical blocks cost no reading; space is given back in these."""
 SERIAL_LENGTH_MAX: Final = 64
 NAA_SERIAL_DIGITS: Final = 25
+UNIT_SERIAL_DIGITS: Final = 32
+"""Hexadecimal digits of a serial that is made from a group's id."""
+
+
+def unit_serial(group: bytes, index: int) -> str:
+    """The serial of the unit of a group's volume ``index``, from the group's 16-byte id.
+
+    Every front end's unit has it, and it names the unit in the kernel (``tcmu.names``): an
+    initiator that knew the disk before knows it again, whichever way it is served.
+    """
+    return hashlib.sha256(group + index.to_bytes(2, "big")).hexdigest()[:UNIT_SERIAL_DIGITS]
 
 
 class Device:

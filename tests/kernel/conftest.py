@@ -1,8 +1,13 @@
 """What every test that boots a guest asks for first."""
 
+import os
+
 import pytest
 
-from tests.kernel import image, lab
+from tests.kernel import guest_tests, image, lab
+
+collect_ignore = [] if guest_tests.MARK in os.environ else ["inside"]
+"""Those tests run in a guest, which says so in its environment, and nowhere else."""
 
 
 @pytest.fixture(scope="session")

@@ -4,19 +4,22 @@ The machines that test this project have no iSCSI initiator, LIO or TCMU in thei
 ``/dev/kvm``, where there is one, may not run a stock kernel; so the lab plans on ``-accel tcg``.
 The guest sees the host's ``/`` read-only with a tmpfs over it and thus runs the host's programs
 and virtual environment unmodified. It gets jobs (shell scripts) and gives back files, both in one
-directory that crosses uncached.
+directory that crosses uncached. `inside.py` runs pytest as such a job.
 
 One rule: a guest ends. Every job has a time limit inside, the whole run has one outside, QEMU
 dies with the process that started it, and whatever went wrong comes with the console's last words.
 """
 
+import contextlib
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 from tests.kernel import image
 
@@ -24,6 +27,7 @@ JOB_SECONDS_MAX: Final = 240
 BOOT_SECONDS_MAX: Final = 120
 """Boot and power-off take ~10 s on a quiet machine; this is what a drowning one may need."""
 CONSOLE_LINES_SHOWN: Final = 60
+POLL_SECONDS: Final = 0.05
 HOST_ADDRESS: Final = "10.0.2.2"
 """The host's loopback as the guest sees it, with QEMU's user networking."""
 GUEST_ADDRESS: Final = "10.0.2.15/24"
@@ -67,63 +71,123 @@ def missing_packages(programs: Mapping[str, str] = PROGRAMS) -> list[str]:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What a guest is made of beside its kernel and the host's file system."""
+
+    cpus: int = 2
+    memory: str = "1G"
+    network: bool = False
+    """Whether the host's loopback is ``HOST_ADDRESS`` for the guest, which has no route beyond."""
+    forwards: Mapping[int, int] = field(default_factory=dict)
+    """Ports of the host's loopback: the guest's port that each leads to; needs ``network``."""
+    drives: Sequence[Path] = ()
+    """Raw images that outlive the guest: /dev/vda, /dev/vdb and so on."""
+    job_seconds_max: int = JOB_SECONDS_MAX
+
+
+class Guest:
+    """A guest at work: booted by ``with``, and dead when the block ends."""
+
+    def __init__(self, share: Path, jobs: Mapping[str, str], machine: Machine) -> None:
+        self.share = share
+        self.jobs = tuple(jobs)
+        self.machine = machine
+        self.console = share / "console"
+        self.seconds_max = BOOT_SECONDS_MAX + machine.job_seconds_max * len(jobs)
+        (share / "jobs").mkdir()
+        for name, script in jobs.items():
+            (share / "jobs" / name).write_text(script)
+        shutil.copy(GUEST_INIT, share / "init.sh")
+        (share / "job-seconds").write_text(str(machine.job_seconds_max))
+        if machine.network:
+            (share / "network").write_text(GUEST_ADDRESS)
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            _qemu(image.kernel(), self.share, self.console, self.machine),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._until = time.monotonic() + self.seconds_max
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        """Pull the plug."""
+        self._process.kill()
+        self._process.wait()
+        if self._process.stderr is not None:
+            self._process.stderr.close()
+
+    def wait_for(self, name: str) -> Path:
+        """Wait until the guest has left a file in the share; GuestFailed when it ends before."""
+        path = self.share / name
+        while not path.exists():
+            if self._process.poll() is not None or time.monotonic() > self._until:
+                raise self._failure(f"there is no {name}")
+            time.sleep(POLL_SECONDS)
+        return path
+
+    def finish(self) -> dict[str, JobResult]:
+        """Wait for the end of all jobs; see ``run_guest``."""
+        fate = ""
+        try:
+            _, said = self._process.communicate(timeout=max(0.0, self._until - time.monotonic()))
+            fate = f"QEMU ended with {self._process.returncode} {said.strip()}"
+        except subprocess.TimeoutExpired:
+            fate = f"QEMU was killed after {self.seconds_max} s"
+            self.kill()
+        if any(not (self.share / f"{name}.rc").exists() for name in self.jobs):
+            raise self._failure(fate)
+        said = self._said()
+        return {
+            name: JobResult(
+                rc=int((self.share / f"{name}.rc").read_text()),
+                log=(self.share / f"{name}.log").read_text(errors="replace"),
+                console=said,
+            )
+            for name in self.jobs
+        }
+
+    def _said(self) -> str:
+        with contextlib.suppress(FileNotFoundError):
+            return self.console.read_text(errors="replace")
+        return ""
+
+    def _failure(self, fate: str) -> GuestFailed:
+        undone = [name for name in self.jobs if not (self.share / f"{name}.rc").exists()]
+        logs = "".join(
+            f"--- {name}\n{(self.share / f'{name}.log').read_text(errors='replace')}\n"
+            for name in undone
+            if (self.share / f"{name}.log").exists()
+        )
+        return GuestFailed(
+            f"{fate}; undone: {', '.join(undone)}\n{logs}--- console\n{_tail(self._said())}"
+        )
+
+
 def run_guest(
-    share: Path,
-    jobs: Mapping[str, str],
-    *,
-    network: bool = False,
-    cpus: int = 2,
-    memory: str = "1G",
-    job_seconds_max: int = JOB_SECONDS_MAX,
+    share: Path, jobs: Mapping[str, str], machine: Machine | None = None
 ) -> dict[str, JobResult]:
     """Boot, run every job (name: bash script) in the order of their names, power off.
 
     ``share`` is a directory that host and guest both see, the guest as ``/lab``: what jobs need
-    and what they leave goes there. With ``network`` the host's loopback is ``HOST_ADDRESS`` for
-    the guest, which has no route beyond it. Raises :class:`GuestFailed` when the guest does not
+    and what they leave goes there. Raises :class:`GuestFailed` when the guest does not
     come to the end, never for a job's own exit code, and :class:`image.LabUnavailable` when there
     is no kernel to boot.
     """
-    kernel = image.kernel()
-    (share / "jobs").mkdir()
-    for name, script in jobs.items():
-        (share / "jobs" / name).write_text(script)
-    shutil.copy(GUEST_INIT, share / "init.sh")
-    (share / "job-seconds").write_text(str(job_seconds_max))
-    if network:
-        (share / "network").write_text(GUEST_ADDRESS)
-    console = share / "console"
-    command = _qemu(kernel, share, console, network=network, cpus=cpus, memory=memory)
-    seconds_max = BOOT_SECONDS_MAX + job_seconds_max * len(jobs)
-    try:
-        ended = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=seconds_max,
-            check=False,
-        )
-        fate = f"QEMU ended with {ended.returncode} {ended.stderr.strip()}"
-    except subprocess.TimeoutExpired:
-        fate = f"QEMU was killed after {seconds_max} s"
-    said = console.read_text(errors="replace") if console.exists() else ""
-    undone = [name for name in jobs if not (share / f"{name}.rc").exists()]
-    if undone:
-        logs = "".join(
-            f"--- {name}\n{(share / f'{name}.log').read_text(errors='replace')}\n"
-            for name in undone
-            if (share / f"{name}.log").exists()
-        )
-        raise GuestFailed(f"{fate}; undone: {', '.join(undone)}\n{logs}--- console\n{_tail(said)}")
-    return {
-        name: JobResult(
-            rc=int((share / f"{name}.rc").read_text()),
-            log=(share / f"{name}.log").read_text(errors="replace"),
-            console=said,
-        )
-        for name in jobs
-    }
+    with Guest(share, jobs, machine or Machine()) as guest:
+        return guest.finish()
 
 
 def _tail(console: str) -> str:
@@ -131,23 +195,28 @@ def _tail(console: str) -> str:
     return "\n".join(console.splitlines()[-CONSOLE_LINES_SHOWN:])
 
 
-def _qemu(
-    kernel: image.Kernel, share: Path, console: Path, *, network: bool, cpus: int, memory: str
-) -> list[str]:
+def _qemu(kernel: image.Kernel, share: Path, console: Path, machine: Machine) -> list[str]:
     """QEMU's command line; the options are those that were measured as the quickest boot."""
     kernel_line = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr no_timer_check"
     command = [
         *("setpriv", "--pdeathsig", "KILL"),
         *("qemu-system-x86_64", "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "Nehalem"),
-        *("-smp", str(cpus), "-m", memory, "-nodefaults", "-no-reboot", "-display", "none"),
+        *("-smp", str(machine.cpus), "-m", machine.memory),
+        *("-nodefaults", "-no-reboot", "-display", "none"),
         *("-kernel", str(kernel.vmlinuz), "-initrd", str(kernel.initramfs)),
         *("-append", kernel_line, "-serial", f"file:{console}"),
         *_shared("root", Path("/"), readonly=True),
         *_shared("modules", kernel.modules, readonly=True),
         *_shared("lab", share, readonly=False),
     ]
-    if network:
-        command += ["-netdev", "user,id=net,ipv6=off", "-device", "virtio-net-pci,netdev=net"]
+    if machine.network:
+        forwards = "".join(
+            f",hostfwd=tcp:127.0.0.1:{port}-:{to}" for port, to in machine.forwards.items()
+        )
+        command += ["-netdev", f"user,id=net,ipv6=off{forwards}"]
+        command += ["-device", "virtio-net-pci,netdev=net"]
+    for drive in machine.drives:
+        command += ["-drive", f"file={drive},format=raw,if=virtio,cache=writeback"]
     return command
 
 

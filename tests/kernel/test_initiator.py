@@ -79,7 +79,7 @@ def sessions(
                 file.truncate(VOLUME_BYTES)
             portals[name] = stack.enter_context(served(volume, chap=account))
             jobs[f"2-{name}"] = _initiator(name, portals[name], account)
-        results = lab.run_guest(share, jobs, network=True)
+        results = lab.run_guest(share, jobs, lab.Machine(network=True))
     assert results["1-iscsid"].rc == 0, results["1-iscsid"].explain()
     yield {
         name: Session(

@@ -1,0 +1,79 @@
+"""Runs tests of ``inside/`` in a guest: pytest as its job, from this checkout and this environment.
+
+One rule: what a guest says is what the host's test says. A failure there fails here with pytest's
+own report and the console; what was skipped there is a skip here, with its reasons; a guest that
+ran no test at all has failed.
+"""
+
+import shlex
+import sys
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.kernel import lab
+
+MARK: Final = "PRATIMA_GUEST"
+"""In the environment of a guest's pytest: tests of ``inside/`` are collected there only."""
+CHECKOUT: Final = Path(__file__).parents[2]
+INSIDE: Final = Path(__file__).parent / "inside"
+TARGET_SCRIPT: Final = Path(__file__).parent / "guest" / "target.sh"
+REPORT: Final = "report.xml"
+SECONDS_MAX: Final = 600
+"""How long one guest's tests may take in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A test that a guest did not run."""
+
+    name: str
+    reason: str
+
+
+def jobs(tests: Sequence[str], environment: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The jobs that make a guest a target and run ``tests``, pytest's arguments below INSIDE."""
+    told = {MARK: "1", "PYTHONDONTWRITEBYTECODE": "1", **(environment or {})}
+    exports = [f"export {name}={shlex.quote(value)}" for name, value in told.items()]
+    command = shlex.join(
+        [
+            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "--durations=0"),
+            *("-m", "", f"--junitxml=/lab/{REPORT}", *(str(INSIDE / test) for test in tests)),
+        ]
+    )
+    lines = [*exports, f"cd {shlex.quote(str(CHECKOUT))}", f"exec {command}"]
+    return {"1-target": TARGET_SCRIPT.read_text(), "2-pytest": "\n".join(lines) + "\n"}
+
+
+def judge(share: Path, results: Mapping[str, lab.JobResult]) -> None:
+    """Fail or skip as the guest's tests did."""
+    assert results["1-target"].rc == 0, results["1-target"].explain()
+    ran = results["2-pytest"]
+    assert ran.rc == 0, ran.explain()
+    print(ran.log)
+    passed, skipped = outcome((share / REPORT).read_text())
+    if skipped:
+        reasons = "; ".join(f"{one.name}: {one.reason}" for one in skipped)
+        pytest.skip(f"{passed} passed in the guest, {len(skipped)} skipped: {reasons}")
+    assert passed, ran.explain()
+
+
+def outcome(report: str) -> tuple[int, list[Skipped]]:
+    """How many tests of a JUnit report have passed, and which were skipped; none has failed."""
+    cases = list(ElementTree.fromstring(report).iter("testcase"))
+    skipped = [
+        Skipped(case.get("name", ""), mark.get("message", ""))
+        for case in cases
+        for mark in case.iter("skipped")
+    ]
+    return len(cases) - len(skipped), skipped
+
+
+def run(share: Path, tests: Sequence[str], machine: lab.Machine | None = None) -> None:
+    """Boot one guest, run ``tests`` in it, and fail or skip as they do."""
+    chosen = machine or lab.Machine(memory="2G", job_seconds_max=SECONDS_MAX)
+    judge(share, lab.run_guest(share, jobs(tests), chosen))

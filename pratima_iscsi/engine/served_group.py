@@ -109,7 +109,7 @@ class ServedGroup:
         for index in range(len(volumes)):
             storage = VolumeStorage(self.engine, index)
             unit = LogicalUnit(
-                storage, serial=serial_of(state.group, index), block_size=options.block_bytes
+                storage, serial=unit_serial(state.group, index), block_size=options.block_bytes
             )
             self.device.add(index, unit)
 
@@ -210,11 +210,6 @@ class LinkEvents:
     def on_data_lost(self, reason: str) -> None:
         """The data channel is gone."""
         self._engine.data_lost(self._index, reason)
-
-
-def serial_of(group: bytes, volume: int) -> str:
-    """The unit serial number of a group's volume: the same wherever and whenever it is served."""
-    return hashlib.sha256(group + volume.to_bytes(2, "big")).hexdigest()[:32]
 
 
 def _link_options(replica: ReplicaOptions) -> LinkOptions:

@@ -1,4 +1,4 @@
-"""The target daemon: serves groups over iSCSI through the embedded portal, and mirrors them.
+"""The target daemon: serves groups over iSCSI through a front end, and mirrors them.
 
 A process: options in, composition, signals; no logic of its own. One rule: nothing is served before
 everything that could refuse it was asked.
@@ -16,7 +16,8 @@ from pratima_iscsi.control.status import NodeStatus
 from pratima_iscsi.edges.control_socket import ControlServer
 from pratima_iscsi.edges.directory import DiskDirectory
 from pratima_iscsi.edges.link_sockets import LinkContext
-from pratima_iscsi.edges.portal import Portal
+from pratima_iscsi.engine.front_end import FrontEnd
+from pratima_iscsi.engine.portal_front_end import PortalFrontEnd
 from pratima_iscsi.engine.process import (
     Events,
     log_to_stderr,
@@ -29,7 +30,6 @@ from pratima_iscsi.engine.process import (
 from pratima_iscsi.engine.served_group import ServedGroup
 from pratima_iscsi.engine.source_status import source_status
 from pratima_iscsi.engine.source_verbs import SourceVerbs
-from pratima_iscsi.iscsi.directory import Directory, ServedTarget
 
 NOT_CLEAN: Final = 1
 """Exit code of a stop that a disk did not let be clean."""
@@ -42,7 +42,7 @@ def run(options: ServeOptions) -> int:
 
 
 class TargetDaemon(SourceVerbs):
-    """The groups of one target daemon and the portal that serves them."""
+    """The groups of one target daemon and the front end that serves them."""
 
     def __init__(self, options: ServeOptions, directory: DiskDirectory) -> None:
         super().__init__()
@@ -53,40 +53,25 @@ class TargetDaemon(SourceVerbs):
         node = node_id(directory)
         for group in options.groups:
             self.groups[group.name] = ServedGroup(group, options, node, self._context, self.events)
-        accounts = () if options.account is None else (options.account,)
-        self._directory = Directory.of(
-            [
-                ServedTarget(group.options.target, group.device, accounts, group.options.initiators)
-                for group in self.groups.values()
-            ],
-            accounts,
-        )
-        self._engines = [group.engine for group in self.groups.values()]
-        self.portal = Portal(self._directory, on_drained=self._drained)
-        self.portal.listen(options.portal.host, options.portal.port)
+        self.front_end: FrontEnd = PortalFrontEnd(options)
 
-    def _drained(self) -> None:
-        for engine in self._engines:
-            if engine.batch:
-                engine.turn()
+    async def serve(self) -> None:
+        """Let initiators in. Raises OperatorError."""
+        for group in self.groups.values():
+            await self.front_end.add(group)
+        await self.front_end.open()
 
-    def open(self) -> None:
+    def connect(self) -> None:
         """Begin to mirror."""
         for group in self.groups.values():
             group.connect()
 
     async def close(self) -> bool:
         """A clean stop: initiators first, then the groups, then the sockets; whether it was."""
-        await self.portal.close()
+        await self.front_end.close()
         clean = [await group.stop() for group in self.groups.values()]
         self._context.close()
         return all(clean)
-
-    @property
-    def address(self) -> str:
-        """Where the portal listens."""
-        host, port = self.portal.addresses[0]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     # --- what the control socket asks ----------------------------------------------------------
 
@@ -101,9 +86,9 @@ class TargetDaemon(SourceVerbs):
                     known.engine,
                     known.clock,
                     self.events.alarms(known.options.name),
-                    portal=self.address,
+                    portal=self.front_end.address(known),
                     target=known.options.target,
-                    sessions=len(self._directory.sessions),
+                    sessions=self.front_end.sessions(known),
                 )
                 for known in self.chosen(group)
             ),
@@ -119,12 +104,14 @@ async def _main(options: ServeOptions) -> int:
     async def answered(data: bytes) -> bytes:
         return answer(daemon, data)
 
+    await daemon.serve()
     control = ControlServer(answered)
     await control.open(options.state)
-    daemon.open()
+    daemon.connect()
     for group in daemon.groups.values():
+        address = daemon.front_end.address(group)
         for lun in range(len(group.options.volumes)):
-            say_ready(f"target: iscsi://{daemon.address}/{group.options.target}/{lun}")
+            say_ready(f"target: iscsi://{address}/{group.options.target}/{lun}")
     await stop.wait()
     await control.close()
     clean = await daemon.close()

@@ -24,6 +24,8 @@ or a value of the wrong type is an error that names it; nothing is guessed.
 """
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
 
@@ -64,6 +66,15 @@ class _Section(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """A part of the file."""
 
 
+class ChapSection(_Section):
+    """The CHAP account of ``[portal]``, or of one ``[[group]]``."""
+
+    chap_user: str = ""
+    chap_password_file: str = ""
+    mutual_user: str = ""
+    mutual_password_file: str = ""
+
+
 class VolumeSection(_Section):
     """``[[group.volume]]``"""
 
@@ -88,8 +99,8 @@ class ReplicaSection(_Section):
     """The replica's name in the allow-list; its address unless given."""
 
 
-class ServeGroupSection(_Section):
-    """``[[group]]`` of serve"""
+class ServeGroupSection(ChapSection, kw_only=True):
+    """``[[group]]`` of serve; its CHAP account is the portal's unless given."""
 
     volume: tuple[VolumeSection, ...]
     replica: tuple[ReplicaSection, ...] = ()
@@ -99,16 +110,14 @@ class ServeGroupSection(_Section):
     block_size: Literal[512, 4096] = 512
     initiators: tuple[_Some, ...] | None = None
     """Who may see and use the target, by iSCSI name; anybody unless given."""
+    portals: tuple[_Some, ...] = ()
+    """Where the kernel serves the target; the portal's ``listen`` unless given."""
 
 
-class PortalSection(_Section):
+class PortalSection(ChapSection):
     """``[portal]``"""
 
     listen: _Some = DEFAULT_PORTAL
-    chap_user: str = ""
-    chap_password_file: str = ""
-    mutual_user: str = ""
-    mutual_password_file: str = ""
     insecure_no_chap: bool = False
 
 
@@ -170,22 +179,28 @@ def read_file(path: Path, kind: type[_FileT]) -> _FileT:
 def serve_options(file: ServeFile, base: Path) -> ServeOptions:
     """Checked options; relative paths are below ``base``. Raises UsageError or StateError."""
     keys, allowed = _keys(file.key, file.allow, base)
-    groups = tuple(_serve_group(group, base, keys, allowed) for group in file.group)
-    _check_groups([group.name for group in groups])
-    _check_distinct("iSCSI names", [group.target for group in groups])
-    _check_distinct("volumes", [str(v.path) for group in groups for v in group.volumes])
     portal = _address("portal", file.portal.listen)
     if portal.path:
         raise UsageError(f"portal {portal} is no TCP address", "give HOST:PORT")
-    account = _account(file.portal, base)
-    if account is None and not portal.is_local and not file.portal.insecure_no_chap:
-        raise UsageError(
-            f"portal {portal} is not loopback and has no CHAP: whoever reaches it owns the volumes",
-            "give --chap-user and --chap-password-file, or, knowing that, --insecure-no-chap",
-        )
-    return ServeOptions(
-        state=base / file.state, portal=portal, groups=groups, account=account, keys=keys
+    options = ServeOptions(
+        state=base / file.state,
+        portal=portal,
+        groups=(),
+        account=_account(file.portal, base),
+        insecure_no_chap=file.portal.insecure_no_chap,
+        keys=keys,
+        allowed=allowed,
     )
+    groups = tuple(serve_group(group, base, options) for group in file.group)
+    check_serve_groups(groups)
+    return replace(options, groups=groups)
+
+
+def check_serve_groups(groups: Sequence[ServeGroup]) -> None:
+    """What no two groups of a daemon may have in common. Raises UsageError."""
+    _check_groups([group.name for group in groups])
+    _check_distinct("iSCSI names", [group.target for group in groups])
+    _check_distinct("volumes", [str(v.path) for group in groups for v in group.volumes])
 
 
 def replica_options(file: ReplicaFile, base: Path) -> ReplicaDaemonOptions:
@@ -228,16 +243,28 @@ def checked_group(name: str) -> str:
     return name
 
 
-def _serve_group(
-    group: ServeGroupSection, base: Path, keys: CurveKeys | None, allowed: AllowList | None
-) -> ServeGroup:
+def serve_group(group: ServeGroupSection, base: Path, daemon: ServeOptions) -> ServeGroup:
+    """One group of a daemon, checked but for what it has in common with others.
+
+    Raises UsageError or StateError.
+    """
     name = checked_group(group.name)
     if len(group.replica) > limits.LINKS_MAX:
         raise UsageError(
             f"group {name} has {len(group.replica)} replicas", f"{limits.LINKS_MAX} are the most"
         )
-    replicas = tuple(_replica(section, keys, allowed) for section in group.replica)
+    replicas = tuple(_replica(section, daemon.keys, daemon.allowed) for section in group.replica)
     _check_distinct("replicas", [replica.name for replica in replicas])
+    account = _account(group, base) or daemon.account
+    portals = tuple(_portal(text) for text in group.portals)
+    _check_distinct(f"portals of group {name}", [str(portal) for portal in portals])
+    for portal in portals or (daemon.portal,):
+        if account is None and not portal.is_local and not daemon.insecure_no_chap:
+            raise UsageError(
+                f"portal {portal} is not loopback and has no CHAP: "
+                "whoever reaches it owns the volumes",
+                "give --chap-user and --chap-password-file, or, knowing that, --insecure-no-chap",
+            )
     return ServeGroup(
         name=name,
         target=_target(group.iqn or TARGET_PREFIX + name),
@@ -246,7 +273,16 @@ def _serve_group(
         log_bytes=_bounded("the ordered log", parse_size(group.log_limit), limits.LOG_BYTES_MIN),
         block_bytes=group.block_size,
         initiators=None if group.initiators is None else _initiators(name, group.initiators),
+        account=account,
+        portals=portals,
     )
+
+
+def _portal(text: str) -> LinkAddress:
+    portal = _address("portal", text)
+    if portal.path or not portal.port:
+        raise UsageError(f"portal {portal} is no TCP address with a port", "give HOST:PORT")
+    return portal
 
 
 def _target(name: str) -> str:
@@ -342,7 +378,7 @@ def _check_plain(address: LinkAddress, keys: CurveKeys | None) -> None:
         )
 
 
-def _account(portal: PortalSection, base: Path) -> Account | None:
+def _account(portal: ChapSection, base: Path) -> Account | None:
     for user, file, option in (
         (portal.chap_user, portal.chap_password_file, "chap"),
         (portal.mutual_user, portal.mutual_password_file, "mutual"),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pratima_iscsi import limits
 from pratima_iscsi.edges.curve import CurveKeys
+from pratima_iscsi.edges.keys import AllowList
 from pratima_iscsi.edges.link_address import LinkAddress
 from pratima_iscsi.iscsi.chap import Account
 from pratima_iscsi.replication.states import Mode
@@ -58,6 +59,10 @@ class ServeGroup:
     block_bytes: int = 512
     initiators: frozenset[str] | None = None
     """Names of the initiators that may see and use the target; None: any."""
+    account: Account | None = None
+    """CHAP at the target; None: none."""
+    portals: tuple[LinkAddress, ...] = ()
+    """Where the kernel's target is served; empty: at the daemon's portal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +73,12 @@ class ServeOptions:
     portal: LinkAddress
     groups: tuple[ServeGroup, ...]
     account: Account | None = None
-    """CHAP, for discovery and for all targets; None: none."""
+    """CHAP for discovery; None: none."""
+    insecure_no_chap: bool = False
+    """A target may be served off loopback to whoever reaches it."""
     keys: CurveKeys | None = None
+    allowed: AllowList | None = None
+    """The replicas' public keys, None: plain, on loopback."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,8 @@ class Portal:
         self._loop = asyncio.get_running_loop()
         self._listeners: list[socket.socket] = []
         self._ticker: asyncio.TimerHandle | None = None
-        self._empty: asyncio.Event = asyncio.Event()
+        self._fewer: asyncio.Event = asyncio.Event()
+        """Set whenever a connection is closed."""
 
     def listen(self, host: str, port: int) -> tuple[str, int]:
         """Listen on one more address, port 0 for a free one; gives the address that it is.
@@ -96,25 +97,45 @@ class Portal:
             self._loop.remove_reader(listener)
             listener.close()
         self._listeners.clear()
-        for connection in list(self.connections):
-            connection.state.request_logout(max(1, round(grace_seconds)))
-            connection.flush()
-        if self.connections and grace_seconds > 0:
-            try:
-                await asyncio.wait_for(self._empty.wait(), grace_seconds)
-            except TimeoutError:
-                LOG.info("%d connections did not log out in time", len(self.connections))
-        for connection in list(self.connections):
-            connection.drop("the portal is shutting down")
+        await self._end(list(self.connections), "the portal is shutting down", grace_seconds)
         if self._ticker is not None:
             self._ticker.cancel()
             self._ticker = None
 
+    async def withdraw(self, target: str, grace_seconds: float = LOGOUT_GRACE_SECONDS) -> None:
+        """Serve one target no more; its sessions end as in ``close``, the others go on.
+
+        Who logs in just now is let go too, since it may be to this target: it tries again.
+        """
+        self.directory.remove(target)
+        reason = f"target {target} is served no more"
+        leaving = [one for one in self.connections if one.state.target in (None, target)]
+        await self._end(leaving, reason, grace_seconds)
+
+    async def _end(
+        self, leaving: list["PortalConnection"], reason: str, grace_seconds: float
+    ) -> None:
+        """Ask for logouts, wait for them a little, drop the rest."""
+        for connection in leaving:
+            connection.state.request_logout(max(1, round(grace_seconds)), reason)
+            connection.flush()
+        deadline = self._loop.time() + grace_seconds
+        while self.connections.intersection(leaving):
+            self._fewer.clear()
+            try:
+                await asyncio.wait_for(self._fewer.wait(), deadline - self._loop.time())
+            except TimeoutError:
+                break
+        left = self.connections.intersection(leaving)
+        if left:
+            LOG.info("%d connections did not log out in time", len(left))
+        for connection in left:
+            connection.drop(reason)
+
     def forget(self, connection: "PortalConnection") -> None:
         """A connection is closed."""
         self.connections.discard(connection)
-        if not self.connections:
-            self._empty.set()
+        self._fewer.set()
 
     def _accept(self, listener: socket.socket) -> None:
         for _ in range(ACCEPTS_MAX):
@@ -139,7 +160,6 @@ class Portal:
         accepted.setblocking(False)
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         accepted.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        self._empty.clear()
         self.connections.add(PortalConnection(self, self._loop, accepted, peer))
 
     def _tick(self) -> None:

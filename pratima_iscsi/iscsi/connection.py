@@ -126,10 +126,15 @@ class Connection:
         elif not self._closing:
             self._closing = reason
 
-    def request_logout(self, seconds: int) -> None:
+    @property
+    def target(self) -> str | None:
+        """The name of the target that it is logged in to, "" for discovery, None before that."""
+        return None if self.session is None else self.session.logged_in.key[2]
+
+    def request_logout(self, seconds: int, reason: str) -> None:
         """Ask the initiator to log out; a connection that still logs in is closed."""
         if self.session is None:
-            self.lost("the portal is shutting down")
+            self.lost(reason)
             self._wake()
         elif not self.session.closing:
             request_logout(self.session, seconds)

@@ -84,6 +84,14 @@ class Directory:
             raise UsageError(f"two targets are named {target.name}", "give each its own name")
         self.targets[target.name] = target
 
+    def remove(self, name: str) -> None:
+        """Serve a target no more: nobody sees it or logs in to it; its sessions stay."""
+        del self.targets[name]
+
+    def sessions_of(self, target: str) -> int:
+        """How many sessions a target has."""
+        return sum(key[2] == target for key, _ in self.sessions.values())
+
     def visible_to(self, initiator: str) -> list[ServedTarget]:
         """The targets that an initiator may use, by name."""
         return [self.targets[name] for name in sorted(self.targets) if self.admits(name, initiator)]

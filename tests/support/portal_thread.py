@@ -69,6 +69,11 @@ class ServedPortal:
         closing = asyncio.run_coroutine_threadsafe(self.portal.close(grace_seconds), self._loop)
         closing.result(SECONDS_MAX)
 
+    def withdraw(self, target: str, grace_seconds: float) -> None:
+        """Serve a target no more."""
+        leaving = self.portal.withdraw(target, grace_seconds)
+        asyncio.run_coroutine_threadsafe(leaving, self._loop).result(SECONDS_MAX)
+
     def stop(self) -> None:
         """End the thread."""
         self.close()

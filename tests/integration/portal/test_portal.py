@@ -242,6 +242,40 @@ def test_a_shutdown_drops_whoever_stays() -> None:
             connect(portal)
 
 
+def test_a_target_that_is_withdrawn_lets_its_sessions_go_and_no_others() -> None:
+    lab = Lab()
+    other = "iqn.2026-01.org.example:other"
+    lab.directory.add(ServedTarget(other, Target()))
+    with served(lab.directory) as portal:
+        leaving = connect(portal)
+        staying = Initiator.connect(portal.host, portal.port, target=other)
+        assert lab.directory.sessions_of(TARGET) == 1
+        gone = threading.Thread(target=portal.withdraw, args=(TARGET, 10.0))
+        gone.start()
+        while not leaving.session.events:
+            leaving.poll()
+        with pytest.raises(LoginError, match="0203"):
+            connect(portal)
+        leaving.write(0, b"last" * 128)
+        leaving.logout()
+        gone.join(5.0)
+        assert not gone.is_alive(), "it waited for no more than the logout"
+        assert staying.ping(b"there?") == b"there?"
+        assert lab.directory.sessions_of(TARGET) == 0
+        staying.close()
+    assert lab.storage.data[:4] == b"last"
+
+
+def test_who_does_not_leave_a_withdrawn_target_is_dropped() -> None:
+    lab = Lab()
+    with served(lab.directory) as portal:
+        initiator = connect(portal)
+        portal.withdraw(TARGET, 0.05)
+        with pytest.raises(CLOSED):
+            while True:
+                initiator.poll()
+
+
 def test_a_port_in_use_is_told_by_name() -> None:
     lab = Lab()
     with served(lab.directory) as portal:

@@ -15,6 +15,7 @@ from pratima_iscsi.control.options import ReplicaDaemonOptions, ServeOptions
 from pratima_iscsi.control.units import format_seconds, format_size, parse_size
 from pratima_iscsi.edges.keys import write_keys
 from pratima_iscsi.errors import OperatorError, StateError, UsageError
+from pratima_iscsi.iscsi.chap import Account
 from pratima_iscsi.limits import GIB, KIB, MIB
 from pratima_iscsi.replication.states import Mode
 
@@ -224,6 +225,33 @@ def test_chap_opens_a_portal_to_others(tmp_path: Path) -> None:
     assert account is not None
     assert (account.name, account.secret) == ("backup", "correct horse")
     assert (account.mutual_name, account.mutual_secret) == ("target", "battery staple")
+
+
+def test_a_group_may_have_an_account_and_portals_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "own").write_text("its own secret")
+    (tmp_path / "own").chmod(0o600)
+    own = "chap_user = 'own'\nchap_password_file = 'own'\nportals = ['10.0.0.1:3260']\n"
+    (group,) = serve(tmp_path, minimal(group=own)).groups
+    assert group.account == Account("own", "its own secret")
+    assert [str(portal) for portal in group.portals] == ["10.0.0.1:3260"]
+    (tmp_path / "chap").write_text("correct horse")
+    (tmp_path / "chap").chmod(0o600)
+    shared = "chap_user = 'backup'\nchap_password_file = 'chap'"
+    (group,) = serve(tmp_path, minimal(portal=shared)).groups
+    assert group.account == Account("backup", "correct horse"), "the portal's, unless given"
+
+
+@pytest.mark.parametrize(
+    ("portals", "says"),
+    [
+        ("['10.0.0.1:3260']", "not loopback"),
+        ("['127.0.0.1:0']", "no TCP address with a port"),
+        ("['127.0.0.1:3260', 'localhost:3260']", "the same"),
+    ],
+)
+def test_a_groups_portals_are_checked(tmp_path: Path, portals: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        serve(tmp_path, minimal(group=f"portals = {portals}"))
 
 
 def test_without_chap_only_the_explicit_flag_does(tmp_path: Path) -> None:

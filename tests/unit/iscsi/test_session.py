@@ -519,7 +519,7 @@ def test_a_discovery_session_takes_no_commands() -> None:
 
 def test_the_portal_asks_for_a_logout() -> None:
     pair = Lab().pair()
-    pair.connection.request_logout(3)
+    pair.connection.request_logout(3, "the portal is shutting down")
     pair.settle()
     event = pair.initiator.events[0]
     assert (event.word36 >> 24, event.word40 & 0xFFFF) == (1, 3)

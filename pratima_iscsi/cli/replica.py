@@ -6,16 +6,15 @@ from pathlib import Path
 import click
 
 from pratima_iscsi.cli.common import ANY_PATH, DIRECTORY, FILE, refuse_beside_config
-from pratima_iscsi.control.config import (
+from pratima_iscsi.control.config import read_file, replica_options
+from pratima_iscsi.control.options import ReplicaDaemonOptions
+from pratima_iscsi.control.sections import (
     DEFAULT_GROUP,
     DEFAULT_LISTEN,
     ReplicaFile,
     ReplicaGroupSection,
     VolumeSection,
-    read_file,
-    replica_options,
 )
-from pratima_iscsi.control.options import ReplicaDaemonOptions
 from pratima_iscsi.errors import UsageError
 
 

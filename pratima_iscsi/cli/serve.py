@@ -7,7 +7,9 @@ import click
 
 from pratima_iscsi import limits
 from pratima_iscsi.cli.common import ANY_PATH, DIRECTORY, FILE, refuse_beside_config
-from pratima_iscsi.control.config import (
+from pratima_iscsi.control.config import read_file, serve_options
+from pratima_iscsi.control.options import ServeOptions
+from pratima_iscsi.control.sections import (
     DEFAULT_GROUP,
     DEFAULT_PORTAL,
     PortalSection,
@@ -15,10 +17,7 @@ from pratima_iscsi.control.config import (
     ServeFile,
     ServeGroupSection,
     VolumeSection,
-    read_file,
-    serve_options,
 )
-from pratima_iscsi.control.options import ServeOptions
 from pratima_iscsi.errors import UsageError
 from pratima_iscsi.replication.states import Mode
 

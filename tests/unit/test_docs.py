@@ -9,7 +9,7 @@ import pytest
 
 import pratima_iscsi
 from pratima_iscsi.cli import COMMANDS
-from pratima_iscsi.control import config
+from pratima_iscsi.control import config, sections
 from pratima_iscsi.edges.keys import allow_line, write_keys
 from pratima_iscsi.replication import sink
 from pratima_iscsi.replication.handshake import RULES
@@ -167,13 +167,13 @@ def test_every_mode_is_told() -> None:
 
 
 SECTIONS = {
-    "serve": config.ServeFile,
-    "`[portal]`": config.PortalSection,
-    "`[[group]]`": config.ServeGroupSection,
-    "`[[group.volume]]`": config.VolumeSection,
-    "`[[group.replica]]`": config.ReplicaSection,
-    "replica": config.ReplicaFile,
-    "replica's `[[group]]`": config.ReplicaGroupSection,
+    "serve": sections.ServeFile,
+    "`[portal]`": sections.PortalSection,
+    "`[[group]]`": sections.ServeGroupSection,
+    "`[[group.volume]]`": sections.VolumeSection,
+    "`[[group.replica]]`": sections.ReplicaSection,
+    "replica": sections.ReplicaFile,
+    "replica's `[[group]]`": sections.ReplicaGroupSection,
 }
 
 
@@ -207,7 +207,7 @@ def example(directory: Path, name: str) -> Path:
 
 
 def test_the_example_of_serve_is_taken(secrets: Path) -> None:
-    file = config.read_file(example(secrets, "serve.toml"), config.ServeFile)
+    file = config.read_file(example(secrets, "serve.toml"), sections.ServeFile)
     options = config.serve_options(file, secrets)
     assert [group.name for group in options.groups] == ["db", "scratch"]
     assert [len(group.volumes) for group in options.groups] == [2, 1]
@@ -218,7 +218,7 @@ def test_the_example_of_serve_is_taken(secrets: Path) -> None:
 
 
 def test_the_example_of_replica_is_taken(secrets: Path) -> None:
-    file = config.read_file(example(secrets, "replica.toml"), config.ReplicaFile)
+    file = config.read_file(example(secrets, "replica.toml"), sections.ReplicaFile)
     options = config.replica_options(file, secrets)
     assert [len(group.volumes) for group in options.groups] == [2]
     assert len(options.allowed) == 2

@@ -4,14 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from pratima_iscsi.control.config import (
+from pratima_iscsi.control.config import read_file, replica_options, serve_options
+from pratima_iscsi.control.options import ReplicaDaemonOptions, ServeOptions
+from pratima_iscsi.control.sections import (
     ReplicaFile,
     ServeFile,
-    read_file,
-    replica_options,
-    serve_options,
 )
-from pratima_iscsi.control.options import ReplicaDaemonOptions, ServeOptions
 from pratima_iscsi.control.units import format_seconds, format_size, parse_size
 from pratima_iscsi.edges.keys import write_keys
 from pratima_iscsi.errors import OperatorError, StateError, UsageError

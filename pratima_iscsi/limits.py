@@ -206,6 +206,10 @@ LOGOUT_GRACE_SECONDS: Final = 3.0
 INITIATOR_TASKS_MAX: Final = 1024
 """Commands that our own initiator queues at once."""
 
+# --- the kernel's target (TCMU) ----------------------------------------------------------------
+TCMU_COMMANDS_MAX: Final = ADMISSIONS_MAX // VOLUMES_MAX
+"""Commands of one device under way at once; the others wait in the kernel's ring."""
+
 # --- the SCSI layer ----------------------------------------------------------------------------
 COMPARE_BLOCKS_MAX: Final = 255
 """Blocks of one COMPARE AND WRITE: what its one-byte length can say."""

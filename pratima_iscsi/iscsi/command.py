@@ -19,13 +19,10 @@ from pratima_iscsi.scsi.task import (
     Nexus,
     Task,
     Unit,
-    data_out_length,
 )
 
 READ_10: Final = 0x28
-WRITE_10: Final = 0x2A
 READ_16: Final = 0x88
-WRITE_16: Final = 0x8A
 READ_12: Final = 0xA8
 READ_6: Final = 0x08
 READ_6_ZERO_MEANS: Final = 256
@@ -101,16 +98,6 @@ class Command(Task):
             self.answerer.settle_aborted(self)
         else:
             self.answerer.answer(self)
-
-
-def data_out_wanted(cdb: bytes, block_size: int) -> int:
-    """Bytes of data-out that the CDB asks for; quickest for WRITE(10) and WRITE(16)."""
-    opcode = cdb[0]
-    if opcode == WRITE_10:
-        return (cdb[7] << 8 | cdb[8]) * block_size
-    if opcode == WRITE_16:
-        return int.from_bytes(cdb[10:14], "big") * block_size
-    return data_out_length(cdb, block_size)
 
 
 PLAIN_WRITES: Final = frozenset({0x2A, 0x2E, 0x8A, 0x8E, 0xAA, 0xAE})

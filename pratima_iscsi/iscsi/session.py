@@ -17,7 +17,6 @@ from pratima_iscsi.iscsi.command import (
     Command,
     Transfer,
     data_in_charge,
-    data_out_wanted,
     shortened,
 )
 from pratima_iscsi.iscsi.digests import digest
@@ -51,7 +50,7 @@ from pratima_iscsi.limits import (
     TRANSFER_BYTES_MAX,
 )
 from pratima_iscsi.operations import Buffer
-from pratima_iscsi.scsi.task import TASK_ABORTED, Aborted, Unit
+from pratima_iscsi.scsi.task import TASK_ABORTED, Aborted, Unit, data_out_length
 
 DATA_SEGMENT_MASK: Final = 0xFF_FFFF
 ADDITIONAL_HEADER: Final = 1 << 24
@@ -309,7 +308,7 @@ class Session(Answers):
     def _begin_write(self, command: Command, flags: int, cdb: bytes, data: memoryview) -> None:
         edtl = command.edtl
         length = len(data)
-        wanted = data_out_wanted(cdb, command.unit.block_size)
+        wanted = data_out_length(cdb, command.unit.block_size)
         parameters = self.parameters
         if length and not parameters.immediate_data:
             raise RemoteProtocolError("immediate data, which was not agreed on")

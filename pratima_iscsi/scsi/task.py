@@ -133,8 +133,12 @@ def data_out_length(cdb: Buffer, block_size: int) -> int:
     """Bytes of data-out that ``cdb`` itself asks for: what the expected length is compared with.
 
     0 for commands without data-out, for unknown ones and for a CDB that is cut short;
-    ``block_size`` is the logical unit's.
+    ``block_size`` is the logical unit's. Quickest for WRITE(10) and WRITE(16).
     """
+    if len(cdb) >= CDB_16_BYTES and cdb[0] == WRITE_16:
+        return int.from_bytes(cdb[10:14], "big") * block_size
+    if len(cdb) >= CDB_10_BYTES and cdb[0] == WRITE_10:
+        return (cdb[7] << 8 | cdb[8]) * block_size
     field = DATA_OUT_FIELDS.get(cdb[0]) if len(cdb) else None
     if field is None:
         return 0
@@ -158,6 +162,10 @@ def data_out_length(cdb: Buffer, block_size: int) -> int:
 
 
 WRITE_6: Final = 0x0A
+WRITE_10: Final = 0x2A
+WRITE_16: Final = 0x8A
+CDB_10_BYTES: Final = 10
+CDB_16_BYTES: Final = 16
 WRITE_6_ZERO_MEANS: Final = 256
 COMPARE_AND_WRITE: Final = 0x89
 WRITE_SAME_10: Final = 0x41

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from tests.fuzz import codecs, machines
+from tests.fuzz import codecs, machines, rings
 
 CORPUS: Final = Path(__file__).parent / "corpus"
 """One file for each target: a line of hexadecimal for each seed, and after # what it is."""
@@ -24,6 +24,7 @@ TARGETS: Final[Mapping[str, Callable[[bytes], None]]] = {
     "session": machines.session,
     "initiator": machines.initiator,
     "portal": machines.portal,
+    "ring": rings.ring,
 }
 ANY: Final = "any"
 """All of them in one process: an input's first byte chooses the target."""

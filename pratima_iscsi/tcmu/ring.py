@@ -1,0 +1,317 @@
+"""The command ring that the kernel shares with us (linux/target_core_user.h, version 2).
+
+The mapping holds a mailbox, the ring of entries and the data area that the entries' iovecs point
+into. The kernel moves the head, we the tail. A response is written over the request at the tail
+(out-of-order completion): which command it answers is said by its id, not by its place. One rule:
+nothing that the ring holds is used before it is known to lie where it may, and what decides later
+(CDB, iovecs, places of entries) is private memory by then, for a response may overlay it.
+"""
+
+import enum
+import struct
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from pratima_iscsi.errors import PratimaError
+from pratima_iscsi.operations import Buffer
+from pratima_iscsi.scsi.task import CHECK_CONDITION
+
+MAILBOX = struct.Struct("=HHIII")
+"""version, flags, offset of the ring, its size, head"""
+MAILBOX_BYTES: Final = 128
+HEAD_WORD: Final = 12 // 4
+TAIL_WORD: Final = 64 // 4
+"""The head and the tail as indices of 32-bit words; each has a cache line of its own."""
+VERSION: Final = 2
+
+HEADER = struct.Struct("=IHBB")
+"""operation and length, command's id, the kernel's flags, our flags"""
+REQUEST = struct.Struct("=IHBBIIIIQ")
+"""the header; iovecs, further ones of bidirectional and of protection data; padding; CDB's place"""
+IOVEC = struct.Struct("=QQ")
+"""place in the mapping, length"""
+IOVECS_AT: Final = 48
+TASK_MANAGEMENT = struct.Struct("=IHBBB3xI")
+"""the header; what is asked, ids"""
+IDS_AT: Final = 32
+GOOD_RESPONSE = struct.Struct("=HBBB3xI")
+"""id, flags of the kernel and ours, status, length of data-in; from RESPONSE_AT on"""
+RESPONSE = struct.Struct("=HBBB3xI96s")
+"""as above, and the sense data"""
+RESPONSE_AT: Final = 4
+COMMAND_BYTES_MIN: Final = 112
+"""A command's entry has room for its response."""
+ALIGNMENT: Final = 8
+OPERATION_MASK: Final = 0x7
+
+CDB_BYTES: Final = (6, 10, 10, 12, 16, 12, 10, 10)
+"""By group code, as Linux reckons (scsi_command_size_tbl)."""
+VARIABLE_LENGTH: Final = 0x7F
+
+
+class Feature(enum.IntFlag):
+    """The mailbox's flags: what this kernel can do."""
+
+    OUT_OF_ORDER = 1
+    READ_LENGTH = 2
+    TASK_MANAGEMENT = 4
+    KEEP_BUFFER = 8
+
+
+class Operation(enum.IntEnum):
+    """What an entry is."""
+
+    PAD = 0
+    COMMAND = 1
+    TASK_MANAGEMENT = 2
+
+
+READ_LENGTH_FLAG: Final = 0x02
+"""Of our flags in a response: the length of data-in is valid."""
+
+
+class RingError(PratimaError):
+    """The ring holds what no kernel puts there; the device is given up until it is reset."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskManagement:
+    """A notice: commands that the kernel wants to be rid of (their answers are thrown away)."""
+
+    function: int
+    ids: tuple[int, ...]
+
+
+class Request:
+    """A command as it stood in the ring: ``iovecs`` lie in the data area, ``length`` is their sum.
+
+    ``bidirectional`` tells that there is data for both directions, which no command of ours has.
+    """
+
+    __slots__ = ("bidirectional", "cdb", "id", "iovecs", "length")
+
+    def __init__(
+        self,
+        number: int,
+        cdb: bytes,
+        iovecs: tuple[tuple[int, int], ...],
+        length: int,
+        bidirectional: bool,
+    ) -> None:
+        self.id = number
+        self.cdb = cdb
+        self.iovecs = iovecs
+        self.length = length
+        self.bidirectional = bidirectional
+
+
+def no_barrier() -> None:
+    """Loads and stores of x86 stay in their order."""
+
+
+class Ring:
+    """The ring of one device, in ``area``, its whole mapping.
+
+    ``barrier`` keeps loads and stores before it from being seen after those behind it.
+    """
+
+    def __init__(self, area: memoryview, barrier: Callable[[], None] = no_barrier) -> None:
+        if len(area) < MAILBOX_BYTES or len(area) % ALIGNMENT:
+            raise RingError(f"a mapping of {len(area)} bytes holds no ring")
+        self._area = area
+        self._words = area.cast("I")
+        self._barrier = barrier
+        version, flags, offset, size, _ = MAILBOX.unpack_from(area)
+        if version != VERSION:
+            raise RingError(f"version {version} of the ring is not known, {VERSION} is")
+        if not flags & Feature.OUT_OF_ORDER:
+            raise RingError("this kernel takes answers only in their order")
+        if offset < MAILBOX_BYTES or offset % ALIGNMENT or size % ALIGNMENT or not size:
+            raise RingError(f"a ring of {size} bytes at {offset}")
+        if offset + size > len(area):
+            raise RingError(f"a ring of {size} bytes at {offset} goes beyond the mapping")
+        self.features = Feature(flags)
+        self._start = offset
+        self._size = size
+        self._data_start = offset + size
+        self._parsed = self._place(self._words[TAIL_WORD], "tail")
+        """Where the next entry begins that was not looked at, from the ring's start on."""
+        self._tail = self._parsed
+        """Where the tail is to be: everything before it is done with."""
+        self._published = self._parsed
+        self._offsets: deque[int] = deque()
+        """Places in the mapping of the entries that wait for an answer: one for each command."""
+        self._ends: deque[int] = deque()
+        """Where the tail is to be when the one at the same place above is answered."""
+
+    def _place(self, value: int, what: str) -> int:
+        if value >= self._size or value % ALIGNMENT:
+            raise RingError(f"the {what} is at {value} of {self._size}")
+        return value
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the kernel has put in more than was looked at."""
+        return self._words[HEAD_WORD] != self._parsed
+
+    @property
+    def outstanding(self) -> int:
+        """Commands that were taken out and not answered."""
+        return len(self._offsets)
+
+    # --- requests --------------------------------------------------------------------------------
+
+    def take(self) -> Request | TaskManagement | None:
+        """The next entry; None when there is none. Raises RingError."""
+        while True:
+            head = self._words[HEAD_WORD]
+            parsed = self._parsed
+            if head == parsed:
+                return None
+            self._barrier()
+            limit = head if self._place(head, "head") > parsed else self._size
+            at = self._start + parsed
+            word, *_ = HEADER.unpack_from(self._area, at)
+            length = word & ~OPERATION_MASK
+            end = parsed + length
+            if not length or end > limit:
+                raise RingError(f"an entry of {length} bytes at {parsed}, the head at {head}")
+            after = 0 if end == self._size else end
+            operation = word & OPERATION_MASK
+            found: Request | TaskManagement | None = None
+            if operation == Operation.COMMAND:
+                found = self._command(at, length)
+                self._offsets.append(at)
+                self._ends.append(after)
+            elif operation == Operation.TASK_MANAGEMENT:
+                found = self._task_management(at, length)
+            elif operation != Operation.PAD:
+                raise RingError(f"an entry of kind {operation}")
+            self._parsed = after
+            if operation != Operation.COMMAND:
+                self._pass_over(after)
+            if found is not None:
+                return found
+
+    def _pass_over(self, after: int) -> None:
+        """An entry without an answer: the tail goes over it with the command before it."""
+        if self._ends:
+            self._ends[-1] = after
+        else:
+            self._tail = after
+
+    def _command(self, at: int, length: int) -> Request:
+        area = self._area
+        if length < COMMAND_BYTES_MIN:
+            raise RingError(f"a command in {length} bytes")
+        _, number, _, _, count, bidirectional, protection, _, cdb_at = REQUEST.unpack_from(area, at)
+        end = at + length
+        iovecs_end = at + IOVECS_AT + IOVEC.size * (count + bidirectional + protection)
+        if iovecs_end > end:
+            raise RingError(f"{count + bidirectional + protection} iovecs in {length} bytes")
+        if not at + IOVECS_AT <= cdb_at < end:
+            raise RingError(f"the CDB of the entry at {at} is at {cdb_at}")
+        cdb = self._cdb(cdb_at, end)
+        if count == 1:  # the common case
+            place, total = IOVEC.unpack_from(area, at + IOVECS_AT)
+            self._check_iovec(place, total)
+            return Request(number, cdb, ((place, total),), total, bidirectional > 0)
+        total = 0
+        iovecs = []
+        for index in range(count):
+            place, size = IOVEC.unpack_from(area, at + IOVECS_AT + IOVEC.size * index)
+            self._check_iovec(place, size)
+            iovecs.append((place, size))
+            total += size
+        if total > len(area):
+            raise RingError(f"iovecs of {total} bytes in all")
+        return Request(number, cdb, tuple(iovecs), total, bidirectional > 0)
+
+    def _check_iovec(self, place: int, size: int) -> None:
+        if place < self._data_start or place + size > len(self._area):
+            raise RingError(f"an iovec of {size} bytes at {place}")
+
+    def _cdb(self, at: int, end: int) -> bytes:
+        area = self._area
+        opcode = area[at]
+        if opcode == VARIABLE_LENGTH:
+            length = area[at + 7] + 8 if at + 8 <= end else 8
+        else:
+            length = CDB_BYTES[opcode >> 5]
+        if at + length > end:
+            raise RingError(f"a CDB of {length} bytes goes beyond its entry")
+        return bytes(area[at : at + length])
+
+    def _task_management(self, at: int, length: int) -> TaskManagement:
+        if length < IDS_AT:
+            raise RingError(f"task management in {length} bytes")
+        *_, function, count = TASK_MANAGEMENT.unpack_from(self._area, at)
+        if IDS_AT + 2 * count > length:
+            raise RingError(f"{count} ids in {length} bytes")
+        ids = struct.unpack_from(f"={count}H", self._area, at + IDS_AT)
+        return TaskManagement(function, ids)
+
+    # --- data ------------------------------------------------------------------------------------
+
+    def data_out(self, request: Request) -> Buffer:
+        """What the initiator sends with a command; valid until the command is answered."""
+        if len(request.iovecs) == 1:
+            place, size = request.iovecs[0]
+            return self._area[place : place + size]
+        return b"".join(self._area[place : place + size] for place, size in request.iovecs)
+
+    def put_data_in(self, request: Request, data: Buffer) -> int:
+        """Give ``data`` to the initiator, cut to what it expects; gives the bytes that went.
+
+        What ``data`` does not fill is zeroed: the pages held another command's data before.
+        """
+        area = self._area
+        length = len(data)
+        if len(request.iovecs) == 1:
+            place, size = request.iovecs[0]
+            if length == size:
+                area[place : place + size] = data
+                return size
+        view = memoryview(data)
+        done = 0
+        for place, size in request.iovecs:
+            piece = view[done : done + size]
+            filled = len(piece)
+            area[place : place + filled] = piece
+            if filled < size:
+                area[place + filled : place + size] = bytes(size - filled)
+            done += filled
+        return done
+
+    # --- answers ---------------------------------------------------------------------------------
+
+    def answer(self, number: int, status: int, data_in: int, sense: bytes, trimmed: bool) -> None:
+        """Answer command ``number``; with ``trimmed`` the initiator gets ``data_in`` bytes only.
+
+        The kernel sees it after ``publish``. Each command is answered once: a second answer, or
+        one to an unknown id, breaks the ring.
+        """
+        at = self._offsets.popleft() + RESPONSE_AT
+        self._tail = self._ends.popleft()
+        flags = READ_LENGTH_FLAG if trimmed and data_in else 0
+        if status == CHECK_CONDITION:
+            RESPONSE.pack_into(self._area, at, number, 0, flags, status, data_in, sense)
+        else:
+            GOOD_RESPONSE.pack_into(self._area, at, number, 0, flags, status, data_in)
+
+    @property
+    def unpublished(self) -> bool:
+        """Whether the kernel has yet to be told of answers."""
+        return self._tail != self._published
+
+    def publish(self) -> None:
+        """Let the kernel see all answers; it looks when it is told to."""
+        self._barrier()
+        self._words[TAIL_WORD] = self._published = self._tail
+
+    def close(self) -> None:
+        """Let go of the mapping."""
+        self._words.release()
+        self._area.release()

@@ -33,6 +33,7 @@ from pratima_iscsi.records import (
     make_record,
     seed_history,
 )
+from pratima_iscsi.replication import clean
 from pratima_iscsi.replication.effects import (
     BlocksRead,
     Complete,
@@ -508,6 +509,10 @@ class Backstore:
         """Put link ``link`` to work again."""
         self.links[link].enable(now)
 
+    def clean(self, link: int, now: float, *, proof: bool) -> bool:
+        """Declare the replica of link ``link`` equal, with nothing copied; False: nothing to do."""
+        return clean.declare(self.links[link], self.in_flight_cover(), now, proof=proof)
+
     def begin_stop(self) -> None:
         """Refuse new operations from now on; safe to call twice."""
         self._stopping = True
@@ -570,7 +575,8 @@ def _flags(link: Link) -> LinkState:
         lost_power=link.lost_power,
         synced_once=link.synced_once,
         degraded=link.degraded,
-        enabled=link.connection is not Connection.DISABLED,
+        enabled=link.connection is not Connection.DISABLED
+        and not (link.clean is not None and link.clean.was_disabled),
     )
 
 

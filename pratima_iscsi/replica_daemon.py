@@ -214,6 +214,10 @@ class ReplicaDaemon:
         """Refused: see ``resync``."""
         return self._not_here()
 
+    def clean(self, group: str, replica: str, proof: bool) -> str:
+        """Refused: see ``resync``."""
+        return self._not_here()
+
 
 async def _main(options: ReplicaDaemonOptions) -> int:
     loop = asyncio.get_running_loop()

@@ -25,6 +25,7 @@ COMMANDS: Final = (
     "reconnect",
     "enable",
     "disable",
+    "clean",
     "kill",
 )
 """Each in the module of its name, which is imported when the command is asked for."""

@@ -1,8 +1,9 @@
 """Options and steps that several commands share."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -24,17 +25,30 @@ def state_option(command: F) -> F:
     )(command)
 
 
+def group_options(command: F) -> F:
+    """``GROUP``, or ``--group``, which says the same; both give the command its ``group``."""
+
+    @functools.wraps(command)
+    def merged(*arguments: Any, group: str, group_named: str, **options: Any) -> Any:
+        if group and group_named and group != group_named:
+            raise UsageError(f"two groups: {group} and --group {group_named}", "name one of them")
+        return command(*arguments, group=group or group_named, **options)
+
+    named = click.option(
+        "--group", "group_named", metavar="NAME", default="", help="The same as GROUP."
+    )(merged)
+    return cast(F, click.argument("group", required=False, default="")(named))
+
+
 def link_options(command: F) -> F:
-    """``--group`` and ``--replica``: which links a verb is about."""
+    """``GROUP`` and ``--replica``: which links a verb is about."""
     command = click.option(
         "--replica",
         metavar="HOST:PORT",
         default="",
         help="One link only, by its replica's address.",
     )(command)
-    return click.option(
-        "--group", metavar="NAME", default="", help="The group, where there are several."
-    )(command)
+    return group_options(command)
 
 
 def ask(state: Path, request: LinkRequest) -> None:

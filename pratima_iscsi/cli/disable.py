@@ -11,11 +11,18 @@ from pratima_iscsi.control.requests import DisableRequest
 @click.command("disable")
 @state_option
 @link_options
-def command(state: Path, group: str, replica: str) -> None:
-    """Stop a link and forget which blocks its replica lacks; the replica keeps what it has.
+@click.option(
+    "--forget-table",
+    is_flag=True,
+    help="Say that the table may go: which blocks the replica lacks is found by comparison later.",
+)
+def command(state: Path, group: str, replica: str, forget_table: bool) -> None:
+    """Stop GROUP's links and forget which blocks their replicas lack.
+
+    A replica keeps what it has. enable then compares the whole of each volume by hash.
 
     \b
     Example:
-      pratima disable --state p --replica 127.0.0.1:7010
+      pratima disable db --state p --replica 127.0.0.1:7010 --forget-table
     """
-    ask(state, DisableRequest(group=group, replica=replica))
+    ask(state, DisableRequest(group=group, replica=replica, forget_table=forget_table))

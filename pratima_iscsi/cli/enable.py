@@ -12,10 +12,10 @@ from pratima_iscsi.control.requests import EnableRequest
 @state_option
 @link_options
 def command(state: Path, group: str, replica: str) -> None:
-    """Put a disabled link to work; it starts from a comparison by hash.
+    """Put GROUP's disabled links to work; they start from a comparison by hash.
 
     \b
     Example:
-      pratima enable --state p --replica 127.0.0.1:7010
+      pratima enable db --state p --replica 127.0.0.1:7010
     """
     ask(state, EnableRequest(group=group, replica=replica))

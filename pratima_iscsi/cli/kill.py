@@ -11,11 +11,19 @@ from pratima_iscsi.control.requests import KillRequest
 @click.command("kill")
 @state_option
 @link_options
-def command(state: Path, group: str, replica: str) -> None:
-    """Drop a link's queue and session at once; the blocks are remembered and a resync brings them.
+@click.option(
+    "--drop-queue",
+    is_flag=True,
+    help="Say that the queue may go: the replica leaves the order of the writes until a resync.",
+)
+def command(state: Path, group: str, replica: str, drop_queue: bool) -> None:
+    """Drop the queue and session of GROUP's links at once.
+
+    The blocks are remembered, and a resync brings them. What is given up is the order: until that
+    resync has ended the replica stays at the point that it has now.
 
     \b
     Example:
-      pratima kill --state p --replica 127.0.0.1:7010
+      pratima kill db --state p --replica 127.0.0.1:7010 --drop-queue
     """
-    ask(state, KillRequest(group=group, replica=replica))
+    ask(state, KillRequest(group=group, replica=replica, drop_queue=drop_queue))

@@ -12,10 +12,10 @@ from pratima_iscsi.control.requests import ReconnectRequest
 @state_option
 @link_options
 def command(state: Path, group: str, replica: str) -> None:
-    """Connect to a replica now, without waiting for back-off.
+    """Connect to the replicas of GROUP now, without waiting for back-off.
 
     \b
     Example:
-      pratima reconnect --state p --replica 127.0.0.1:7010
+      pratima reconnect db --state p --replica 127.0.0.1:7010
     """
     ask(state, ReconnectRequest(group=group, replica=replica))

@@ -17,7 +17,7 @@ from pratima_iscsi.control.requests import ResyncRequest
     help="The primary's content is the truth, though its replica may hold newer writes.",
 )
 def command(state: Path, group: str, replica: str, from_primary: bool) -> None:
-    """Resync now, without waiting for back-off; ask a primary's daemon.
+    """Resync GROUP's links now, without waiting for back-off; ask a primary's daemon.
 
     A primary that lost power in sync or semi-sync mode sends nothing by itself: its replica may
     hold acknowledged writes that the primary has lost. --from-primary gives those up.

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pratima_iscsi.cli.common import state_option
+from pratima_iscsi.cli.common import group_options, state_option
 from pratima_iscsi.control.client import ControlClient
 from pratima_iscsi.control.status import (
     BEHIND,
@@ -32,7 +32,7 @@ _WIDTH_UNREAD = 160
 
 @click.command("status")
 @state_option
-@click.option("--group", default="", metavar="NAME", help="One group only.")
+@group_options
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
 def command(state: Path, group: str, as_json: bool) -> int:
     """Say how a daemon's groups and links stand.
@@ -48,7 +48,7 @@ def command(state: Path, group: str, as_json: bool) -> int:
       pratima status --state p
       pratima status --state p --json | jq '.links[0].lag'
 
-    With several groups --json prints them as a list under "groups"; --group NAME prints one.
+    Of several groups GROUP shows one; without it --json prints a list under "groups".
     """
     with ControlClient(state) as client:
         status = client.status(group)

@@ -1,6 +1,7 @@
 """What an operator asks of a daemon, what it answers, and both as MessagePack.
 
-One rule: a verb that destroys nothing needs no confirmation; one that does says ``force``.
+One rule: a verb that gives something up has a field that says what, false unless set, and is not
+carried out without it.
 """
 
 from typing import Annotated, Final
@@ -45,6 +46,9 @@ class ResyncRequest(LinkRequest, frozen=True, kw_only=True, tag="resync"):
 class KillRequest(LinkRequest, frozen=True, kw_only=True, tag="kill"):
     """Drop the queue and the session at once; their blocks go into the table."""
 
+    drop_queue: bool = False
+    """Given up: the order of what was queued; the replica gets those blocks by a resync."""
+
 
 class ReconnectRequest(LinkRequest, frozen=True, kw_only=True, tag="reconnect"):
     """Connect now, without waiting for back-off."""
@@ -56,6 +60,16 @@ class EnableRequest(LinkRequest, frozen=True, kw_only=True, tag="enable"):
 
 class DisableRequest(LinkRequest, frozen=True, kw_only=True, tag="disable"):
     """Stop a link and forget its table."""
+
+    forget_table: bool = False
+    """Given up: which blocks the replica lacks; ``enable`` then compares all of them."""
+
+
+class CleanRequest(LinkRequest, frozen=True, kw_only=True, tag="clean"):
+    """Declare the replica equal, with nothing copied, once a comparison has found no difference."""
+
+    without_proof: bool = False
+    """Given up: the comparison. What differs stays different, and nobody knows of it."""
 
 
 class Done(msgspec.Struct, frozen=True, tag_field="type", tag="done"):
@@ -73,7 +87,13 @@ class Failed(msgspec.Struct, frozen=True, tag_field="type", tag="failed"):
 
 
 AnyRequest = (
-    StatusRequest | ResyncRequest | KillRequest | ReconnectRequest | EnableRequest | DisableRequest
+    StatusRequest
+    | ResyncRequest
+    | KillRequest
+    | ReconnectRequest
+    | EnableRequest
+    | DisableRequest
+    | CleanRequest
 )
 Answer = NodeStatus | Done | Failed
 

@@ -1,6 +1,7 @@
 """The daemon's side of control: one request's bytes to one answer's bytes.
 
-One rule: an operator's error becomes an answer and never ends the daemon.
+One rule: an operator's error becomes an answer and never ends the daemon; what gives something up
+is asked for by the name of what it gives up.
 """
 
 from typing import Protocol
@@ -8,6 +9,7 @@ from typing import Protocol
 from pratima_iscsi.control.requests import (
     Answer,
     AnyRequest,
+    CleanRequest,
     DisableRequest,
     Done,
     EnableRequest,
@@ -19,7 +21,7 @@ from pratima_iscsi.control.requests import (
     encode_answer,
 )
 from pratima_iscsi.control.status import NodeStatus
-from pratima_iscsi.errors import OperatorError
+from pratima_iscsi.errors import OperatorError, UsageError
 
 
 class Daemon(Protocol):
@@ -46,6 +48,9 @@ class Daemon(Protocol):
     def disable(self, group: str, replica: str) -> str:
         """Stop a link."""
 
+    def clean(self, group: str, replica: str, proof: bool) -> str:
+        """Declare a link's replica equal; see CleanRequest."""
+
 
 def answer(daemon: Daemon, data: bytes) -> bytes:
     """The encoded answer to an encoded request."""
@@ -62,12 +67,25 @@ def _carry_out(daemon: Daemon, request: AnyRequest) -> Answer:
         case ResyncRequest():
             return Done(daemon.resync(request.group, request.replica, request.from_primary))
         case KillRequest():
+            if not request.drop_queue:
+                raise UsageError(
+                    "kill drops the link's queue: its replica then no longer follows the order of "
+                    "the writes, but gets their blocks by a resync",
+                    "say so: --drop-queue (to only connect anew: pratima reconnect)",
+                )
             return Done(daemon.kill(request.group, request.replica))
         case ReconnectRequest():
             return Done(daemon.reconnect(request.group, request.replica))
         case EnableRequest():
             return Done(daemon.enable(request.group, request.replica))
         case DisableRequest():
+            if not request.forget_table:
+                raise UsageError(
+                    "disable forgets which blocks the replica lacks: enable then compares them all",
+                    "say so: --forget-table",
+                )
             return Done(daemon.disable(request.group, request.replica))
+        case CleanRequest():
+            return Done(daemon.clean(request.group, request.replica, not request.without_proof))
         case _:
             return daemon.status(request.group)

@@ -97,6 +97,11 @@ class Events:
                 self._alarms.remove(one)
             self._alarms.append((time.monotonic(), where, event, reason))
 
+    def control(self, where: str, verb: str) -> None:
+        """An operator gave a command about ``where``: each time it is told."""
+        self._last.pop(where, None)
+        self.note(where, "control", verb, alarm=False)
+
     def alarms(self, group: str) -> tuple[Alarm, ...]:
         """The latest alarms of a group, newest last."""
         now = time.monotonic()

@@ -135,10 +135,13 @@ class ServedGroup:
             if link.mode is not Mode.ASYNC and link.name not in known:
                 self.store.remember_link(LinkState(link.name, ever_sync=True))
 
-    def _report(self, report: fx.Report) -> None:
+    def place(self, link: int | None) -> str:
+        """How events name the group, or one link of it."""
         where = f"group {self.options.name}"
-        if report.link is not None:
-            where += f" replica {self.options.replicas[report.link].name}"
+        return where if link is None else f"{where} replica {self.options.replicas[link].name}"
+
+    def _report(self, report: fx.Report) -> None:
+        where = self.place(report.link)
         self.events.note(where, report.event, report.reason, alarm=report.alarm)
 
     def remember(self, link: Link) -> None:

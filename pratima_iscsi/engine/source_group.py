@@ -81,6 +81,7 @@ class SourceGroup:
             fx.ReadBlocks: self._read_blocks,
             fx.PersistGeneration: self._persist_generation,
             fx.PersistDegraded: self._persist_degraded,
+            fx.PersistLink: self._persist_link,
             fx.Report: report,
         }
 
@@ -312,6 +313,10 @@ class SourceGroup:
                 effect.link, effect.degraded, time.monotonic()
             ),
         )
+
+    def _persist_link(self, effect: fx.PersistLink) -> None:
+        flags = self.backstore.link_flags()[effect.link]
+        self._later(lambda: self._store.remember_link(flags), lambda: None)
 
     # --- stop ----------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from pratima_iscsi.engine.served_group import ServedGroup
-from pratima_iscsi.errors import StateError
+from pratima_iscsi.errors import StateError, UsageError
 from pratima_iscsi.replication.link import Link
 
 
@@ -28,14 +28,28 @@ class SourceVerbs:
         return [self.groups[group]]
 
     def _each(
-        self, group: str, replica: str, act: Callable[[ServedGroup, Link, float], None]
+        self,
+        verb: str,
+        group: str,
+        replica: str,
+        act: Callable[[ServedGroup, Link, float], None],
+        *,
+        gives_up: bool = False,
     ) -> list[str]:
-        """Do something to the links that are meant; their names."""
+        """Do something to the links that are meant; their names.
+
+        With ``gives_up`` one group must be meant.
+        """
+        chosen = self.chosen(group)
+        if gives_up and len(chosen) > 1:
+            names = ", ".join(known.options.name for known in chosen)
+            raise UsageError(f"{verb}: there are several groups", f"name one of them: {names}")
         done = []
         now = time.monotonic()
-        for known in self.chosen(group):
+        for known in chosen:
             for link in known.engine.backstore.links:
                 if replica in ("", link.options.name):
+                    known.events.control(known.place(link.index), verb)
                     act(known, link, now)
                     done.append(link.options.name)
             known.engine.turn()
@@ -54,18 +68,24 @@ class SourceVerbs:
                 link.resync_from_primary(now)
             known.engine.backstore.reconnect(link.index, now)
 
-        return "resync of " + ", ".join(self._each(group, replica, act))
+        verb = "resync --from-primary" if from_primary else "resync"
+        return "resync of " + ", ".join(self._each(verb, group, replica, act))
 
     def kill(self, group: str, replica: str) -> str:
         """Drop queue and session."""
         names = self._each(
-            group, replica, lambda known, link, now: known.engine.backstore.kill(link.index, now)
+            "kill --drop-queue",
+            group,
+            replica,
+            lambda known, link, now: known.engine.backstore.kill(link.index, now),
+            gives_up=True,
         )
         return "killed the sessions of " + ", ".join(names)
 
     def reconnect(self, group: str, replica: str) -> str:
         """Connect now."""
         names = self._each(
+            "reconnect",
             group,
             replica,
             lambda known, link, now: known.engine.backstore.reconnect(link.index, now),
@@ -79,7 +99,7 @@ class SourceVerbs:
             known.engine.backstore.enable(link.index, now)
             known.remember(link)
 
-        return "enabled " + ", ".join(self._each(group, replica, act))
+        return "enabled " + ", ".join(self._each("enable", group, replica, act))
 
     def disable(self, group: str, replica: str) -> str:
         """Stop links and forget their tables."""
@@ -88,4 +108,21 @@ class SourceVerbs:
             known.engine.backstore.disable(link.index, now)
             known.remember(link)
 
-        return "disabled " + ", ".join(self._each(group, replica, act))
+        names = self._each("disable --forget-table", group, replica, act, gives_up=True)
+        return "disabled " + ", ".join(names)
+
+    def clean(self, group: str, replica: str, proof: bool) -> str:
+        """Declare replicas equal, with nothing copied."""
+        begun: list[str] = []
+
+        def act(known: ServedGroup, link: Link, now: float) -> None:
+            if known.engine.backstore.clean(link.index, now, proof=proof):
+                begun.append(link.options.name)
+
+        verb = "clean" if proof else "clean --without-proof"
+        names = self._each(verb, group, replica, act, gives_up=True)
+        if not begun:
+            return "nothing to declare: the log holds all that is missing of " + ", ".join(names)
+        if not proof:
+            return "declared equal without proof: " + ", ".join(begun)
+        return "comparing " + ", ".join(begun) + "; pratima status tells how it comes out"

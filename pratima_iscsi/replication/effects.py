@@ -125,6 +125,13 @@ class PersistDegraded:
 
 
 @dataclass(frozen=True, slots=True)
+class PersistLink:
+    """Store the link's flags as they are; nothing waits for it."""
+
+    link: int
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Something changed that an operator may want to know; ``link`` None: the group itself."""
 
@@ -147,5 +154,6 @@ Effect = (
     | ReadBlocks
     | PersistGeneration
     | PersistDegraded
+    | PersistLink
     | Report
 )

@@ -21,7 +21,7 @@ from pratima_iscsi.operations import RecordKind
 from pratima_iscsi.ordered_log import LinkQueue
 from pratima_iscsi.positions import Position
 from pratima_iscsi.records import End, Record, make_record
-from pratima_iscsi.replication import handshake
+from pratima_iscsi.replication import clean, handshake
 from pratima_iscsi.replication.degradation import Degradation
 from pratima_iscsi.replication.effects import (
     CloseSession,
@@ -94,6 +94,7 @@ class Link:
         self.watermarks = Watermarks()
         self.degradation = Degradation(index, options.mode, group.emit)
         self.transaction: Transaction | None = None
+        self.clean: clean.Clean | None = None
         self.resync = Resync(self)
         self.session = _NO_SESSION
         self.attempt = 0
@@ -210,9 +211,11 @@ class Link:
         if self.replication is Replication.TRANSACTION:
             assert self.transaction is not None
             self.transaction.note_write(volume, first, end)
-            return not self.table.holds(volume, first, end)
+            return self.transaction.proof or not self.table.holds(volume, first, end)
         if self.connection is not Connection.DISABLED:
             self.table.add(volume, first, end)
+            if self.clean is not None:
+                self.clean.note_write(volume, first, end)
         return False
 
     def take(self, record: Record, now: float) -> None:
@@ -240,6 +243,8 @@ class Link:
         kinds = {record.entry[0] for record in dropped}
         if RecordKind.VERIFY in kinds:
             self.resync.forget_verifies(dropped)
+        if self.clean is not None and self.clean.proof and not self._end_is_safe(kinds):
+            self.clean.fail(f"{reason}, and a proof copies nothing")
         if self.transaction is None:
             self.replicate_by(Replication.TABLE, reason)
         elif RecordKind.BEGIN in kinds:
@@ -252,6 +257,11 @@ class Link:
             )
         elif self.transaction.end is not None:
             self.replicate_by(Replication.TABLE, reason)
+
+    def _end_is_safe(self, dropped: set[int]) -> bool:
+        """Whether the open transaction's END is queued or sent, and is not among ``dropped``."""
+        ended = self.transaction is not None and self.transaction.end is not None
+        return ended and RecordKind.END not in dropped
 
     def _count_overflow(self) -> None:
         blocks = len(self.table)
@@ -267,6 +277,10 @@ class Link:
     def mark_failed(self, record: Record) -> None:
         """The local write of ``record`` failed: the replica may have what the primary has not."""
         self.table.add_records((record,))
+        if self.clean is not None:
+            self.clean.note_write(record.volume, *record.blocks)
+            if self.clean.proof:
+                self.clean.fail("a local write failed")
         if self.transaction is not None:
             self.transaction.note_write(record.volume, *record.blocks)
         if self.replication is Replication.STREAM:
@@ -282,6 +296,8 @@ class Link:
             self.unverified.update(transaction.sent)
         self.resync.cancel(now)
         self.transaction = None
+        if self.clean is not None and not self.clean.proof:
+            self.clean.fail("its transaction was abandoned, and a word is not given twice")
         self.group.emit(Report(self.index, "transaction abandoned", reason))
 
     def fold(self, now: float) -> None:
@@ -453,6 +469,9 @@ class Link:
         rule = handshake.decide(self._facts(message.transaction), replica)
         if rule.alarm:
             self.group.emit(Report(self.index, rule.name, rule.reason, alarm=True))
+        again = rule.verdict is Verdict.FIRST_SYNC and self.synced_once
+        if self.clean is not None and not self.clean.proof and (rule.alarm or again):
+            self.clean.fail(f"the word was about another state of the replica: {rule.reason}")
         if rule.verdict in _REFUSALS:
             self.stand_back(_REFUSALS[rule.verdict], rule.reason, now, alarm=rule.alarm)
             return
@@ -483,9 +502,12 @@ class Link:
             self.watermarks.ended_unseen(position, message.history)
             self.replicate_by(Replication.TABLE, "the replica has the END of the transaction")
             self.synced_once = True
+            clean.ended(self)
         if message.consistent and self.watermarks.contradicted_by(position, message.history):
             self.must_compare = True
             self.group.emit(Report(self.index, "digest", "the write histories differ", alarm=True))
+            if self.clean is not None and not self.clean.proof:
+                self.clean.fail("the write histories differ")
 
     def _facts(self, replica_transaction: int) -> SourceFacts:
         transaction = self.transaction
@@ -598,6 +620,7 @@ class Link:
         self.overflows = 0
         self.reason = f"in step since {end.history.position}"
         self.group.emit(Report(self.index, "resynced", f"consistent at {end.history.position}"))
+        clean.ended(self)
 
     # --- controls --------------------------------------------------------------------------------
 
@@ -611,23 +634,27 @@ class Link:
         """Drop queue and session at once; what they held goes into the table."""
         if self.connection is Connection.DISABLED:
             return
+        clean.give_up(self, "killed by the operator")
         self.lose("killed by the operator", now)
         self.fold(now)
         self.replicate_by(Replication.TABLE, "killed by the operator")
 
-    def disable(self, now: float) -> None:
+    def disable(self, now: float, reason: str = "disabled by the operator") -> None:
         """Stop the link and forget its table; ``enable`` then starts from a comparison."""
-        self.lose("disabled by the operator", now)
+        clean.give_up(self, reason)
+        self.lose(reason, now)
         self.fold(now)
         self.table.clear()
         self.unverified.clear()
         self.must_compare = True
-        self.replicate_by(Replication.TABLE, "disabled by the operator")
-        self._connect_state(Connection.DISABLED, "disabled by the operator")
+        self.replicate_by(Replication.TABLE, reason)
+        self._connect_state(Connection.DISABLED, reason)
         self.degrade(now)
 
     def enable(self, now: float) -> None:
         """Put a disabled link to work: nothing is known of what the replica lacks."""
+        if self.clean is not None:
+            self.clean.was_disabled = False
         if self.connection is Connection.DISABLED:
             self.table.fill(self.group.sizes)
             self.must_compare = True
@@ -646,6 +673,9 @@ class Link:
     def pump(self, now: float) -> None:
         """Bring the resync on, and send what is due."""
         if self.connection is not Connection.OPEN:
+            return
+        if self.clean is not None and self.clean.failure:
+            clean.carry_out_failure(self, now)
             return
         self.resync.pump(now)
         self.send(now)

@@ -25,6 +25,7 @@ from pratima_iscsi.records import (
     Verify,
     make_record,
 )
+from pratima_iscsi.replication import clean
 from pratima_iscsi.replication.effects import BlocksRead, ReadBlocks
 from pratima_iscsi.replication.messages import VerifyAnswer
 from pratima_iscsi.replication.states import Connection, Replication
@@ -118,7 +119,7 @@ class Resync:
             return
         if not link.group.history_begun():
             return
-        need = len(link.table) * BLOCK_BYTES
+        need = clean.left_to_bring(link) * BLOCK_BYTES
         # Live writes are staged, too: without room for one of them a transaction would not end.
         no_room = need + BLOCK_BYTES > link.staging_bytes
         direct = link.replica_direct or (link.options.direct_resync and no_room)
@@ -140,9 +141,10 @@ class Resync:
         )
         link.transaction = transaction
         link.direct_id = transaction.id if direct else 0
+        reason = clean.begun(link, transaction)
         payload = Begin(transaction.id, direct).encode()
         link.append_mark(make_record(RecordKind.BEGIN, payload=payload), now)
-        link.replicate_by(Replication.TRANSACTION, f"{len(link.table)} blocks to bring over")
+        link.replicate_by(Replication.TRANSACTION, reason)
 
     # --- the next step ---------------------------------------------------------------------------
 
@@ -302,7 +304,8 @@ class Resync:
         answer: BlocksRead,
         now: float,
     ) -> None:
-        if watch.compare and answer.data is not None:
+        if watch.compare and (answer.data is not None or transaction.proof):
+            # Otherwise zeros are sent: that costs less than asking.
             self._ask_replica(transaction, watch, piece, answer.blocks, answer.data, now)
             return
         for first, end in unwritten_runs(piece, answer.blocks, watch.written):
@@ -358,6 +361,8 @@ class Resync:
             f"primary cannot read block {piece.first} of volume {piece.volume}: {error.strerror}"
         )
         self.link.replicate_by(Replication.TRANSACTION, reason, alarm=True)
+        if transaction.proof and self.link.clean is not None:
+            self.link.clean.fail(reason)
 
     def _swept(self, transaction: Transaction, now: float) -> None:
         if self.link.table:
@@ -386,16 +391,20 @@ class Resync:
         watch: Watch,
         piece: BlockRange,
         blocks: int,
-        data: bytes,
+        data: bytes | None,
         now: float,
     ) -> None:
+        """Ask about the first ``blocks`` of ``piece``; no data: they read as zeros here."""
         link = self.link
         self.verifies += 1
-        payload = Verify(self.verifies, self.key, block_digests(data, self.key)).encode()
+        blocks = min(blocks, limits.VERIFY_BYTES_MAX // BLOCK_BYTES)
+        span = BlockRange(piece.volume, piece.first, blocks)
+        length = span.length(link.group.sizes[span.volume])
+        digests = block_digests(bytes(length) if data is None else data[:length], self.key)
+        payload = Verify(self.verifies, self.key, digests).encode()
         if not link.group.log.fits(len(payload)):
             return
-        span = BlockRange(piece.volume, piece.first, blocks)
-        record = make_record(RecordKind.VERIFY, span.volume, span.offset, len(data), payload)
+        record = make_record(RecordKind.VERIFY, span.volume, span.offset, length, payload)
         asked = Watch((span,), watch.written, compare=True, asked_at=now)
         transaction.verifies[self.verifies] = asked
         transaction.asked.add(span.volume, span.first, span.end)
@@ -414,8 +423,12 @@ class Resync:
         transaction.forget(watch)
         (span,) = watch.ranges
         differing = set(answer.differing)
+        if transaction.proof:
+            clean.compared(link, span, differing, watch.written)
         for index in range(span.count):
             block = span.first + index
+            if transaction.proof and (span.volume, block) in watch.written:
+                continue
             link.unverified.discard(span.volume, block, block + 1)
             if index not in differing and (span.volume, block) not in watch.written:
                 link.table.discard(span.volume, block, block + 1)

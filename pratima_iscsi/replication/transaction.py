@@ -47,6 +47,8 @@ class Transaction:
     blocks_total: int
     """Blocks in the table at BEGIN, and those that came back to it since."""
     comparing: bool = False
+    proof: bool = False
+    """Of ``clean``: nothing is copied, every live write is queued."""
     end: Record | None = None
     """The END record while it is queued or outstanding."""
     bytes_sent: int = 0
@@ -87,8 +89,10 @@ class Transaction:
         """A write of these blocks was admitted: whatever was read of them is old."""
         for watch in self.reads.values():
             watch.note(volume, first, end)
-        for watch in self.verifies.values():
-            watch.note(volume, first, end)
+        if not self.proof:
+            # In a proof the write is queued behind the VERIFY, whose answer stays true.
+            for watch in self.verifies.values():
+                watch.note(volume, first, end)
         if self.unreadable:
             self.unreadable.discard(volume, first, end)
 

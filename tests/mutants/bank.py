@@ -7,6 +7,7 @@ _LINK = "pratima_iscsi.replication.link"
 _RESYNC = "pratima_iscsi.replication.resync"
 _SINK = "pratima_iscsi.replication.sink"
 _HANDSHAKE = "pratima_iscsi.replication.handshake"
+_CLEAN = "pratima_iscsi.replication.clean"
 _BACKSTORE = "pratima_iscsi.backstore"
 _APPLY = "pratima_iscsi.edges.replica_apply"
 
@@ -47,8 +48,8 @@ MUTANTS: Final = (
         "a write is skipped when any of its blocks is in the table",
         "PROTOCOL 6: only when all of them are",
         _LINK,
-        "return not self.table.holds(volume, first, end)",
-        "return not self.table.meets(volume, first, end)",
+        "or not self.table.holds(volume, first, end)",
+        "or not self.table.meets(volume, first, end)",
         "overflow",
     ),
     Mutant(
@@ -275,6 +276,30 @@ MUTANTS: Final = (
         "link.lost_power |= state.stop is StopKind.POWER_LOST and link.ever_sync",
         "pass",
         "restarts",
+    ),
+    Mutant(
+        "a word outlasts the write that came after it",
+        "clean: it is about the content that the block still has",
+        _LINK,
+        "                self.clean.note_write(volume, first, end)",
+        "                pass",
+        "scenario test_clean.test_a_word_is_taken_and_what_was_written_since_is_brought_over",
+    ),
+    Mutant(
+        "a write between question and answer of a proof is not queued",
+        "clean: live writes are all queued, so what was proved equal stays so",
+        _LINK,
+        "return self.transaction.proof or not",
+        "return not",
+        "scenario test_clean.test_a_write_between_question_and_answer_goes_to_the_replica",
+    ),
+    Mutant(
+        "a proof passes a difference over",
+        "clean: the first difference fails it, and nothing is copied",
+        _CLEAN,
+        "    if found:\n",
+        "    if False:\n",
+        "scenario test_clean.test_a_difference_fails_the_proof_by_name_and_nothing_is_copied",
     ),
     Mutant(
         "the log has no limit",

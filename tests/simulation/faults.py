@@ -68,16 +68,29 @@ def _speak(simulation: "Simulation") -> None:
 def _control(simulation: "Simulation", pair: Pair) -> None:
     """One of the operator's controls."""
     world, backstore = simulation.world, simulation.source.backstore
-    if pair.link.connection is Connection.DISABLED:
-        backstore.enable(pair.index, world.now)
-        return
-    match world.rng.choice(["kill", "kill", "reconnect", "disable"]):
+    disabled = pair.link.connection is Connection.DISABLED
+    verbs = ["enable", "clean", "clean"] if disabled else ["kill", "reconnect", "disable", "clean"]
+    match world.rng.choice(verbs):
+        case "enable":
+            backstore.enable(pair.index, world.now)
+        case "clean":
+            _clean(simulation, pair)
         case "kill":
             backstore.kill(pair.index, world.now)
         case "reconnect":
             backstore.reconnect(pair.index, world.now)
         case "disable":
             backstore.disable(pair.index, world.now)
+
+
+def _clean(simulation: "Simulation", pair: Pair) -> None:
+    """By a proof; or by a word, but only one that is true."""
+    world, source = simulation.world, simulation.source
+    pair.recheck()
+    pair.compare(set(source.touched))
+    knows = pair.replica.alive and not pair.amnesia and source.backstore.settled
+    word = knows and not pair.cover.differs and world.rng.random() < 0.7
+    source.backstore.clean(pair.index, world.now, proof=not word)
 
 
 def _disk_fault(simulation: "Simulation", pair: Pair, fault: str) -> None:
@@ -110,6 +123,9 @@ def _disk_fault(simulation: "Simulation", pair: Pair, fault: str) -> None:
                 pair.older = replica.disk.clone()
             elif replica.alive:
                 replica.crash(power=False)
+                if source.alive and pair.link.clean is not None:
+                    # Whoever gave a word of this replica knows that it is another one now.
+                    source.later(0.0, lambda: source.backstore.kill(pair.index, world.now))
                 pair.go_back()
                 pair.start_replica()
         case _:

@@ -114,6 +114,22 @@ def _long(rng: Random) -> Setup:
     )
 
 
+def _controls(rng: Random) -> Setup:
+    """An operator who gives commands all the time, between writes that are few."""
+    return Setup(
+        sizes=[24 * BLOCK_BYTES],
+        log_bytes=64 * KIB,
+        modes=rng.choice([_SYNC, _ASYNC]),
+        direct_resync=rng.random() < 0.2,
+        slow=rng.random() < 0.5,
+        seconds=12.0,
+        rate=rng.choice([0.3, 1.0, 4.0]),
+        bursts=0.05,
+        faults=["controls"] * 6 + ["reset", "partition", "replica kill", "source kill", "image"],
+        fault_every=0.5,
+    )
+
+
 def _ghosts(rng: Random) -> Setup:
     """Messages and frames of sessions, and of whole runs of the primary, that are over."""
     return Setup(
@@ -136,6 +152,7 @@ HUNTS: Final[dict[str, Callable[[Random], Setup]]] = {
     "power": _power,
     "hostile": _hostile,
     "ghosts": _ghosts,
+    "controls": _controls,
     "restarts": _restarts,
     "waiting": _waiting,
     "disks": _disks,

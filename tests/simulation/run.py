@@ -13,8 +13,8 @@ from pratima_iscsi.replication.group import LinkOptions
 from pratima_iscsi.replication.link import Link
 from pratima_iscsi.replication.messages import VolumeOffer
 from pratima_iscsi.replication.operation import Operation
-from pratima_iscsi.replication.source_state import SourceState, StopKind
-from pratima_iscsi.replication.states import Connection, Mode
+from pratima_iscsi.replication.source_state import LinkState, SourceState, StopKind
+from pratima_iscsi.replication.states import Mode
 from tests.simulation.disk import UNLIMITED, SimDisk
 from tests.simulation.faults import break_down
 from tests.simulation.load import Load
@@ -48,7 +48,13 @@ class Simulation:
             ),
             setup.log_bytes,
         )
-        state = SourceState(b"group-id-16bytes", "default", b"source-node-id..")
+        # As the daemon does it: a link that is to be synchronous is known before the first write.
+        known = [
+            LinkState(link.name, ever_sync=True)
+            for link in options.links
+            if link.mode is not Mode.ASYNC
+        ]
+        state = SourceState(b"group-id-16bytes", "default", b"source-node-id..", links=tuple(known))
         disk = _first_disk(setup.sizes, rng)
         images = _images(disk, setup.sizes)
         self.source = SourceNode(self.world, options, disk, Store(state), slow=setup.slow)
@@ -225,8 +231,7 @@ class Simulation:
         self.start_source(StopKind.CRASHED)
         self.resync_from_primary()
         for pair in self.pairs:
-            if pair.link.connection is Connection.DISABLED:
-                source.backstore.enable(pair.index, world.now)
+            source.backstore.enable(pair.index, world.now)  # also where `clean` fails later
         source.after_event()
         self.converge()
 

@@ -274,6 +274,8 @@ class SourceNode(Node):
                 self.later(world.delay(0.002), lambda: self._persist_generation(effect, backstore))
             case fx.PersistDegraded():
                 self.later(world.delay(0.002), lambda: self._persist_degraded(effect, backstore))
+            case fx.PersistLink():
+                self.later(world.delay(0.002), lambda: self._persist_link(effect, backstore))
             case fx.Report():
                 self.reports.append(effect)
                 self.on_report(effect)
@@ -307,6 +309,16 @@ class SourceNode(Node):
     def _persist_degraded(self, effect: fx.PersistDegraded, backstore: Backstore) -> None:
         self.store.degraded[self.options.links[effect.link].name] = effect.degraded
         backstore.degraded_persisted(effect.link, effect.degraded, self.world.now)
+
+    def _persist_link(self, effect: fx.PersistLink, backstore: Backstore) -> None:
+        flags = backstore.link_flags()[effect.link]
+        links = tuple(
+            replace(link, enabled=flags.enabled, synced_once=flags.synced_once)
+            if link.name == flags.name
+            else link
+            for link in self.store.state.links
+        )
+        self.store.state = replace(self.store.state, links=links)
 
     # --- the local volume ----------------------------------------------------------------------
 

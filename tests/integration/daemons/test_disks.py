@@ -162,7 +162,7 @@ def test_a_full_disk_under_the_primarys_state_is_an_error_until_there_is_room(pl
                     session.write(0, b"x" * BLOCK)
                 assert session.read(0, 8) == bytes(BLOCK)
                 assert any(a.event == "state failed" for a in primary.status().alarms)
-                ran = pratima("disable", "--state", str(primary.state))
+                ran = pratima("disable", "--forget-table", "--state", str(primary.state))
                 assert ran.returncode == 2 and "no replica" in ran.stderr
                 (disk / "ballast").unlink()
                 session.write(0, b"y" * BLOCK)

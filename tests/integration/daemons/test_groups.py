@@ -154,7 +154,7 @@ def test_one_file_configures_several_groups_of_several_volumes(place: Path) -> N
         assert json.loads(ran.stdout)["group"] == "files"
         ran = pratima("status", "--state", str(serve.state), "--group", "none")
         assert ran.returncode == 2 and "db, files" in ran.stderr
-        ran = pratima("disable", "--state", str(serve.state), "--group", "db")
+        ran = pratima("disable", "--forget-table", "--state", str(serve.state), "--group", "db")
         assert ran.returncode == 0
         assert serve.status("db").links[0].state is LinkState.DISABLED
         assert serve.status("files").links[0].state is LinkState.SYNCED

@@ -15,9 +15,12 @@ from tests.integration.daemons.nodes import (
 )
 from tests.integration.daemons.test_outage import down, write_blocks
 
+GIVES_UP = {"kill": ["--drop-queue"], "disable": ["--forget-table"]}
+
 
 def tell(pair: Pair, verb: str, *options: str) -> str:
     """Give a command on the primary; what it answers."""
+    options = (*GIVES_UP.get(verb, ()), *options)
     ran = pratima(verb, "--state", str(pair.primary.state), *options)
     assert ran.returncode == 0, ran
     return ran.stdout
@@ -73,6 +76,32 @@ def test_kill_drops_queue_and_session_and_the_blocks_are_brought_over(place: Pat
         assert pair.primary.link().resync.bytes_sent == 64 * BLOCK
 
 
+def test_clean_proves_an_equal_replica_and_names_what_differs(place: Path) -> None:
+    pair = Pair(place)
+    with pair.in_step(), pair.primary.login() as session:
+        write_blocks(session, list(range(64)), Random(3))
+        pair.wait_equal()
+        assert "nothing to declare" in tell(pair, "clean")
+        tell(pair, "disable")
+        assert "comparing" in tell(pair, "clean", "default")
+        pair.wait_equal()
+        link = pair.primary.link()
+        assert link.resync.bytes_sent == 0, "nothing is copied"
+        tell(pair, "disable")
+        write_blocks(session, [7], Random(4))
+        tell(pair, "clean")
+        link = pair.primary.wait_link(
+            lambda link: "not clean: volume" in link.reason, "a difference"
+        )
+        assert link.state is LinkState.DISABLED
+        assert "volume lun0: 1 of " in link.reason and f"byte {7 * BLOCK}" in link.reason
+        assert any("differ" in alarm.reason for alarm in pair.primary.status().alarms)
+        assert pair.primary.said("control: clean")
+        tell(pair, "clean", "--without-proof")
+        pair.primary.wait_synced(pair.replica)
+        assert not same(pair.primary.volume, pair.replica.volume), "that is what was given up"
+
+
 def test_verbs_under_load_lose_nothing(place: Path) -> None:
     pair = Pair(place)
     with pair.in_step():
@@ -98,9 +127,11 @@ def test_reconnect_cuts_the_back_off_short(place: Path) -> None:
 def test_a_verb_for_a_replica_that_is_none_says_so(place: Path) -> None:
     pair = Pair(place, size=8 * MIB)
     with pair.in_step():
-        ran = pratima("kill", "--state", str(pair.primary.state), "--replica", "10.9.9.9:1")
+        ran = pratima("reconnect", "--state", str(pair.primary.state), "--replica", "10.9.9.9:1")
         assert ran.returncode == 2 and "10.9.9.9:1" in ran.stderr and "next:" in ran.stderr
-        ran = pratima("disable", "--state", str(pair.primary.state), "--group", "other")
+        ran = pratima("enable", "other", "--state", str(pair.primary.state))
         assert ran.returncode == 2 and "'other'" in ran.stderr and "default" in ran.stderr
-        ran = pratima("kill", "--state", str(pair.replica.state))
+        ran = pratima("kill", "--state", str(pair.primary.state))
+        assert ran.returncode == 2 and "next: say so: --drop-queue" in ran.stderr
+        ran = pratima("kill", "--drop-queue", "--state", str(pair.replica.state))
         assert ran.returncode == 2 and "primary" in ran.stderr and "next:" in ran.stderr

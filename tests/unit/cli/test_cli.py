@@ -14,7 +14,14 @@ from pratima_iscsi.cli import serve as serve_command
 from pratima_iscsi.cli import status as status_command
 from pratima_iscsi.control.client import ControlClient
 from pratima_iscsi.control.options import ReplicaDaemonOptions, ServeOptions, group_directory
-from pratima_iscsi.control.requests import Done, KillRequest, LinkRequest, ResyncRequest
+from pratima_iscsi.control.requests import (
+    CleanRequest,
+    DisableRequest,
+    Done,
+    KillRequest,
+    LinkRequest,
+    ResyncRequest,
+)
 from pratima_iscsi.control.status import (
     Alarm,
     AncestorStatus,
@@ -390,6 +397,10 @@ def test_status_of_several_groups(run: Run, answers: type[FakeClient]) -> None:
             ResyncRequest(group="g", replica="r:1", from_primary=True),
         ),
         (["kill", "--replica", "r:1"], KillRequest(replica="r:1")),
+        (["kill", "g", "--drop-queue"], KillRequest(group="g", drop_queue=True)),
+        (["disable", "--forget-table"], DisableRequest(forget_table=True)),
+        (["clean", "g", "--group", "g"], CleanRequest(group="g")),
+        (["clean", "--without-proof"], CleanRequest(without_proof=True)),
     ],
 )
 def test_the_verbs_ask_and_print_what_was_done(
@@ -398,6 +409,11 @@ def test_the_verbs_ask_and_print_what_was_done(
     code, out, _ = run(*arguments, "--state", "p")
     assert (code, out) == (0, "it was done\n")
     assert answers.asked == (request_,)
+
+
+def test_two_groups_in_one_command_are_refused(run: Run) -> None:
+    code, _, err = run("reconnect", "g", "--group", "h", "--state", "p")
+    assert code == 2 and "--group h" in err and "next:" in err
 
 
 # --- recover -------------------------------------------------------------------------------------

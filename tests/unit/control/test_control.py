@@ -15,9 +15,11 @@ import pytest
 from pratima_iscsi.control import requests
 from pratima_iscsi.control.client import ControlClient, RequestRefused
 from pratima_iscsi.control.requests import (
+    CleanRequest,
     DisableRequest,
     Done,
     EnableRequest,
+    Failed,
     KillRequest,
     LinkRequest,
     ReconnectRequest,
@@ -108,6 +110,10 @@ class FakeDaemon:
         self.asked.append(("disable", group, replica))
         return "disabled"
 
+    def clean(self, group: str, replica: str, proof: bool) -> str:
+        self.asked.append(("clean", group, replica, proof))
+        return "comparing"
+
 
 @contextlib.asynccontextmanager
 async def serving(state: Path, daemon: FakeDaemon) -> AsyncIterator[Path]:
@@ -164,10 +170,12 @@ def test_a_client_gets_the_status(state: Path) -> None:
     [
         (ResyncRequest(group="g", replica="r"), ("resync", "g", "r", False)),
         (ResyncRequest(from_primary=True), ("resync", "", "", True)),
-        (KillRequest(replica="r"), ("kill", "", "r")),
+        (KillRequest(replica="r", drop_queue=True), ("kill", "", "r")),
         (ReconnectRequest(), ("reconnect", "", "")),
         (EnableRequest(group="g"), ("enable", "g", "")),
-        (DisableRequest(), ("disable", "", "")),
+        (DisableRequest(forget_table=True), ("disable", "", "")),
+        (CleanRequest(), ("clean", "", "", True)),
+        (CleanRequest(group="g", without_proof=True), ("clean", "g", "", False)),
     ],
 )
 def test_each_verb_reaches_the_daemon(
@@ -181,6 +189,19 @@ def test_each_verb_reaches_the_daemon(
 
     with_daemon(state, ask, daemon)
     assert daemon.asked == [asked]
+
+
+@pytest.mark.parametrize(
+    ("request_", "given_up"),
+    [(KillRequest(), "--drop-queue"), (DisableRequest(), "--forget-table")],
+)
+def test_what_gives_something_up_is_not_done_before_that_is_named(
+    request_: LinkRequest, given_up: str
+) -> None:
+    daemon = FakeDaemon()
+    refused = decode_answer(answer(daemon, encode_request(request_)))
+    assert isinstance(refused, Failed) and given_up in refused.next_step
+    assert daemon.asked == []
 
 
 def test_a_refusal_comes_with_its_next_step(state: Path) -> None:

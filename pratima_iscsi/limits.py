@@ -130,14 +130,16 @@ ALARMS_KEPT: Final = 32
 NAME_BYTES_MAX: Final = 128
 REASON_CHARACTERS_MAX: Final = 512
 CONTROL_BYTES_MAX: Final = 4 * MIB
-CONTROL_REQUEST_BYTES_MAX: Final = 64 * KIB
-"""One request on a daemon's control socket."""
+CONTROL_REQUEST_BYTES_MAX: Final = 512 * KIB
+"""One request on a daemon's control socket; the longest make a target for 1024 initiators."""
 CONTROL_CLIENTS_MAX: Final = 16
 """Connections to a daemon's control socket; one beyond is shut at once."""
 CONTROL_IDLE_SECONDS: Final = 10.0
 """How long a client of the control socket may take for a request, or to take its answer."""
 CONTROL_ANSWER_SECONDS: Final = 10.0
 """How long a client waits for a daemon's answer."""
+TARGET_ANSWER_SECONDS: Final = 60.0
+"""The same where a target is made or ended: disks, initiators and the kernel take their time."""
 KEY_FILE_BYTES_MAX: Final = 64 * KIB
 ALLOWED_KEYS_MAX: Final = 512
 CONFIG_BYTES_MAX: Final = MIB

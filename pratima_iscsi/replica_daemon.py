@@ -8,12 +8,15 @@ import asyncio
 import os
 import time
 from collections.abc import Sequence
+from typing import NoReturn
 
 from pratima_iscsi import __version__, limits
 from pratima_iscsi.control.options import ReplicaDaemonOptions, group_directory
 from pratima_iscsi.control.options import ReplicaGroup as GroupOptions
+from pratima_iscsi.control.sections import ServeGroupSection
 from pratima_iscsi.control.service import answer
 from pratima_iscsi.control.status import NodeStatus
+from pratima_iscsi.control.target_list import TargetList
 from pratima_iscsi.edges.control_socket import ControlServer
 from pratima_iscsi.edges.directory import DiskDirectory
 from pratima_iscsi.edges.link_replica import ReplicaEndpoint
@@ -218,6 +221,23 @@ class ReplicaDaemon:
         """Refused: see ``resync``."""
         return self._not_here()
 
+    def _no_targets(self) -> NoReturn:
+        raise StateError(
+            "this node is a replica: it has no targets", "give the command on the primary"
+        )
+
+    async def create_target(self, section: ServeGroupSection) -> str:
+        """Refused: a replica is not served from."""
+        self._no_targets()
+
+    async def delete_target(self, group: str, end_sessions: bool) -> str:
+        """Refused: see ``create_target``."""
+        self._no_targets()
+
+    async def list_targets(self) -> TargetList:
+        """Refused: see ``create_target``."""
+        self._no_targets()
+
 
 async def _main(options: ReplicaDaemonOptions) -> int:
     loop = asyncio.get_running_loop()
@@ -227,7 +247,7 @@ async def _main(options: ReplicaDaemonOptions) -> int:
     await daemon.open()
 
     async def answered(data: bytes) -> bytes:
-        return answer(daemon, data)
+        return await answer(daemon, data)
 
     control = ControlServer(answered)
     await control.open(options.state)

@@ -10,9 +10,11 @@ import time
 from typing import Final
 
 from pratima_iscsi import __version__
-from pratima_iscsi.control.options import ServeOptions
+from pratima_iscsi.control.options import ServeGroup, ServeOptions
+from pratima_iscsi.control.sections import ServeGroupSection
 from pratima_iscsi.control.service import answer
 from pratima_iscsi.control.status import NodeStatus
+from pratima_iscsi.control.target_list import TargetList
 from pratima_iscsi.edges.control_socket import ControlServer
 from pratima_iscsi.edges.directory import DiskDirectory
 from pratima_iscsi.edges.link_sockets import LinkContext
@@ -28,8 +30,9 @@ from pratima_iscsi.engine.process import (
     until_signalled,
 )
 from pratima_iscsi.engine.served_group import ServedGroup
-from pratima_iscsi.engine.source_status import source_status
+from pratima_iscsi.engine.source_status import not_served, source_status
 from pratima_iscsi.engine.source_verbs import SourceVerbs
+from pratima_iscsi.engine.targets import Targets
 
 NOT_CLEAN: Final = 1
 """Exit code of a stop that a disk did not let be clean."""
@@ -50,15 +53,18 @@ class TargetDaemon(SourceVerbs):
         self.events = Events()
         self.started = time.monotonic()
         self._context = LinkContext()
-        node = node_id(directory)
-        for group in options.groups:
-            self.groups[group.name] = ServedGroup(group, options, node, self._context, self.events)
+        self._node = node_id(directory)
         self.front_end: FrontEnd = PortalFrontEnd(options)
+        self.targets = Targets(directory, options, self.groups, self._open_group, self.front_end)
+
+    async def _open_group(self, options: ServeGroup) -> ServedGroup:
+        return await ServedGroup.open(options, self.options, self._node, self._context, self.events)
 
     async def serve(self) -> None:
         """Let initiators in. Raises OperatorError."""
-        for group in self.groups.values():
-            await self.front_end.add(group)
+        await self.targets.open()
+        for name, error in self.targets.failed.items():
+            self.events.note(f"group {name}", "not served", str(error), alarm=True)
         await self.front_end.open()
 
     def connect(self) -> None:
@@ -68,6 +74,7 @@ class TargetDaemon(SourceVerbs):
 
     async def close(self) -> bool:
         """A clean stop: initiators first, then the groups, then the sockets; whether it was."""
+        await self.targets.settle()
         await self.front_end.close()
         clean = [await group.stop() for group in self.groups.values()]
         self._context.close()
@@ -77,6 +84,8 @@ class TargetDaemon(SourceVerbs):
 
     def status(self, group: str) -> NodeStatus:
         """How the groups stand."""
+        failed = self.targets.failed
+        served = [] if group in failed and group not in self.groups else self.chosen(group)
         return NodeStatus(
             version=__version__,
             pid=os.getpid(),
@@ -90,9 +99,28 @@ class TargetDaemon(SourceVerbs):
                     target=known.options.target,
                     sessions=self.front_end.sessions(known),
                 )
-                for known in self.chosen(group)
+                for known in served
+            )
+            + tuple(
+                not_served(name, str(error), self.events.alarms(name))
+                for name, error in failed.items()
+                if group in ("", name)
             ),
         )
+
+    async def create_target(self, section: ServeGroupSection) -> str:
+        """Serve one more group."""
+        self.events.control(f"group {section.name}", "target create")
+        return await asyncio.shield(self.targets.create(section))
+
+    async def delete_target(self, group: str, end_sessions: bool) -> str:
+        """Serve a group no more."""
+        self.events.control(f"group {group}", "target delete")
+        return await asyncio.shield(self.targets.delete(group, end_sessions=end_sessions))
+
+    async def list_targets(self) -> TargetList:
+        """The targets."""
+        return await self.targets.list()
 
 
 async def _main(options: ServeOptions) -> int:
@@ -102,7 +130,7 @@ async def _main(options: ServeOptions) -> int:
     daemon = TargetDaemon(options, directory)
 
     async def answered(data: bytes) -> bytes:
-        return answer(daemon, data)
+        return await answer(daemon, data)
 
     await daemon.serve()
     control = ControlServer(answered)
@@ -112,6 +140,8 @@ async def _main(options: ServeOptions) -> int:
         address = daemon.front_end.address(group)
         for lun in range(len(group.options.volumes)):
             say_ready(f"target: iscsi://{address}/{group.options.target}/{lun}")
+    if not daemon.groups:
+        say_ready("ready: there is no target yet; pratima target create makes one")
     await stop.wait()
     await control.close()
     clean = await daemon.close()

@@ -4,7 +4,6 @@ One rule: an operator's error is caught here, once; it is printed with its next 
 code is the error's own. Any other exception is a bug and shows its traceback.
 """
 
-import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -13,12 +12,14 @@ from typing import Final, NoReturn
 import click
 
 from pratima_iscsi import __version__
+from pratima_iscsi.cli.lazy import LazyGroup
 from pratima_iscsi.errors import OperatorError
 
 COMMANDS: Final = (
     "serve",
     "replica",
     "status",
+    "target",
     "recover",
     "keygen",
     "resync",
@@ -34,21 +35,10 @@ EXIT_USAGE: Final = 2
 EXIT_INTERRUPTED: Final = 130
 
 
-class _Commands(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module = importlib.import_module(f"pratima_iscsi.cli.{cmd_name}")
-        command = module.command
-        assert isinstance(command, click.Command)
-        return command
-
-
 @click.group(
-    cls=_Commands,
+    cls=LazyGroup,
+    package="pratima_iscsi.cli",
+    names=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="pratima")

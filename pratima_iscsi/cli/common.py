@@ -8,14 +8,17 @@ from typing import Any, TypeVar, cast
 import click
 
 from pratima_iscsi.control.client import ControlClient
-from pratima_iscsi.control.requests import LinkRequest
+from pratima_iscsi.control.requests import Request
 from pratima_iscsi.errors import UsageError
+from pratima_iscsi.limits import CONTROL_ANSWER_SECONDS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 DIRECTORY = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
 ANY_PATH = click.Path(path_type=Path)
+WIDTH_UNREAD = 160
+"""Columns where nobody looks at a terminal."""
 
 
 def state_option(command: F) -> F:
@@ -51,9 +54,9 @@ def link_options(command: F) -> F:
     return group_options(command)
 
 
-def ask(state: Path, request: LinkRequest) -> None:
+def ask(state: Path, request: Request, seconds: float = CONTROL_ANSWER_SECONDS) -> None:
     """Ask the daemon of ``state`` and print what it did."""
-    with ControlClient(state) as client:
+    with ControlClient(state, seconds) as client:
         click.echo(getattr(client.ask(request), "message", ""))
 
 

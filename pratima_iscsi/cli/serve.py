@@ -5,21 +5,23 @@ from pathlib import Path
 
 import click
 
-from pratima_iscsi import limits
-from pratima_iscsi.cli.common import ANY_PATH, DIRECTORY, FILE, refuse_beside_config
+from pratima_iscsi.cli.common import DIRECTORY, FILE, refuse_beside_config
+from pratima_iscsi.cli.target_options import (
+    TARGET_PARAMETERS,
+    chap_options,
+    chap_section,
+    target_options,
+    target_section,
+)
 from pratima_iscsi.control.config import read_file, serve_options
 from pratima_iscsi.control.options import ServeOptions
 from pratima_iscsi.control.sections import (
     DEFAULT_GROUP,
     DEFAULT_PORTAL,
     PortalSection,
-    ReplicaSection,
     ServeFile,
-    ServeGroupSection,
-    VolumeSection,
 )
 from pratima_iscsi.errors import UsageError
-from pratima_iscsi.replication.states import Mode
 
 
 @click.command("serve")
@@ -32,75 +34,11 @@ from pratima_iscsi.replication.states import Mode
     show_default=True,
     help="Where initiators connect; port 0: any free one.",
 )
-@click.option(
-    "--volume",
-    "volumes",
-    type=ANY_PATH,
-    multiple=True,
-    help="A file or block device; repeat it for more LUNs, from 0 on, in one write order.",
-)
-@click.option(
-    "--size",
-    "sizes",
-    metavar="SIZE",
-    multiple=True,
-    help="Make a sparse file of this size where there is none: once for all, or per volume.",
-)
-@click.option("--replica", "replicas", metavar="HOST:PORT", multiple=True, help="Mirror to it.")
-@click.option(
-    "--mode",
-    type=click.Choice([mode.value for mode in Mode]),
-    default=Mode.ASYNC.value,
-    show_default=True,
-    help="When a write completes: written here; received there; durable there.",
-)
-@click.option(
-    "--sync-timeout",
-    type=float,
-    default=limits.SYNC_TIMEOUT_SECONDS,
-    show_default=True,
-    help="Seconds that a write waits for a replica.",
-)
-@click.option(
-    "--on-timeout",
-    type=click.Choice(["degrade", "block"]),
-    default="degrade",
-    show_default=True,
-    help="What happens then: go on without it, marked and alarmed; or hold writes.",
-)
-@click.option(
-    "--resync",
-    type=click.Choice(["staged", "direct"]),
-    default="staged",
-    show_default=True,
-    help="Keep the replica at its old consistent point until a resync ends, or write over it.",
-)
-@click.option("--overwrite", is_flag=True, help="Let the first sync replace what a replica has.")
-@click.option(
-    "--log-limit", metavar="SIZE", default="256MiB", show_default=True, help="The ordered log."
-)
+@target_options
 @click.option("--group", default=DEFAULT_GROUP, show_default=True, help="The group's name.")
-@click.option("--iqn", default="", help="The target's iSCSI name.")
-@click.option(
-    "--initiator",
-    "initiators",
-    metavar="IQN",
-    multiple=True,
-    help="Who may see and use the target; repeat it. Anybody who may log in, unless given.",
-)
-@click.option(
-    "--block-size",
-    type=click.Choice(["512", "4096"]),
-    default="512",
-    show_default=True,
-    help="Bytes of a logical block.",
-)
 @click.option("--key", type=FILE, help="This node's key pair (pratima keygen).")
 @click.option("--allow", type=FILE, help="The replicas' public keys, one a line.")
-@click.option("--chap-user", default="", help="Initiators must log in with this name ...")
-@click.option("--chap-password-file", type=FILE, help="... and the secret on its first line.")
-@click.option("--mutual-user", default="", help="We show them this name ...")
-@click.option("--mutual-password-file", type=FILE, help="... and prove it with this secret.")
+@chap_options
 @click.option(
     "--insecure-no-chap", is_flag=True, help="Off loopback without CHAP: anybody may write."
 )
@@ -118,6 +56,7 @@ def command(context: click.Context, /, **options: object) -> None:
           --key node.key --allow allow
       pratima serve --config pratima.toml
 
+    Without --volume and --config it serves what pratima target create makes, over restarts too.
     SIGTERM and Ctrl-C are a clean stop: the next start goes on from there.
     """
     parsed = parse(context)
@@ -140,36 +79,17 @@ def parse(context: click.Context) -> ServeOptions:
         return serve_options(file, config.absolute().parent)
     if given["state"] is None:
         raise UsageError("--state is missing", "name a directory for what must outlive the process")
-    group = ServeGroupSection(
-        name=given["group"],
-        iqn=given["iqn"],
-        volume=_volumes(given["volumes"], given["sizes"]),
-        replica=tuple(
-            ReplicaSection(
-                address=address,
-                mode=Mode(given["mode"]),
-                sync_timeout=given["sync_timeout"],
-                on_timeout=given["on_timeout"],
-                resync=given["resync"],
-                overwrite=given["overwrite"],
-            )
-            for address in given["replicas"]
-        ),
-        log_limit=given["log_limit"],
-        block_size=4096 if given["block_size"] == "4096" else 512,
-        initiators=given["initiators"] or None,
-    )
+    if not given["volumes"]:
+        _refuse_without_volume(context)
+    group = (target_section(given, given["group"]),) if given["volumes"] else ()
     portal = PortalSection(
         listen=given["portal"],
-        chap_user=given["chap_user"],
-        chap_password_file=str(given["chap_password_file"] or ""),
-        mutual_user=given["mutual_user"],
-        mutual_password_file=str(given["mutual_password_file"] or ""),
         insecure_no_chap=given["insecure_no_chap"],
+        **chap_section(given),
     )
     file = ServeFile(
         state=str(given["state"]),
-        group=(group,),
+        group=group,
         portal=portal,
         key=str(given["key"] or ""),
         allow=str(given["allow"] or ""),
@@ -177,13 +97,13 @@ def parse(context: click.Context) -> ServeOptions:
     return serve_options(file, Path.cwd())
 
 
-def _volumes(paths: tuple[Path, ...], sizes: tuple[str, ...]) -> tuple[VolumeSection, ...]:
-    if len(sizes) not in {0, 1, len(paths)}:
-        raise UsageError(
-            f"{len(sizes)} sizes for {len(paths)} volumes", "give one for all, or one for each"
-        )
-    each: tuple[str | None, ...] = (sizes or (None,)) * len(paths)
-    return tuple(
-        VolumeSection(path=str(path), size=size)
-        for path, size in zip(paths, each[: len(paths)], strict=True)
-    )
+def _refuse_without_volume(context: click.Context) -> None:
+    """Raises UsageError for what describes a group where there is none."""
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        given = context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        if given and name in TARGET_PARAMETERS:
+            raise UsageError(
+                f"{parameter.opts[0]} without --volume",
+                "name the group's volumes too, or leave it to pratima target create",
+            )

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pratima_iscsi.cli.common import group_options, state_option
+from pratima_iscsi.cli.common import WIDTH_UNREAD, group_options, state_option
 from pratima_iscsi.control.client import ControlClient
 from pratima_iscsi.control.status import (
     BEHIND,
@@ -26,8 +26,6 @@ from pratima_iscsi.control.units import format_seconds, format_size
 from pratima_iscsi.replication.states import Role
 
 _COLOURS = {OK: "green", BEHIND: "yellow"}
-_WIDTH_UNREAD = 160
-"""Columns where nobody looks at a terminal."""
 
 
 @click.command("status")
@@ -55,7 +53,7 @@ def command(state: Path, group: str, as_json: bool) -> int:
     if as_json:
         click.echo(as_text(status))
     else:
-        width = None if sys.stdout.isatty() else _WIDTH_UNREAD
+        width = None if sys.stdout.isatty() else WIDTH_UNREAD
         console = Console(width=width, highlight=False)
         for number, one in enumerate(status.groups):
             if number:

@@ -13,12 +13,14 @@ from pratima_iscsi.control.requests import (
     Answer,
     Done,
     Failed,
+    ListTargetsRequest,
     Request,
     StatusRequest,
     decode_answer,
     encode_request,
 )
 from pratima_iscsi.control.status import NodeStatus
+from pratima_iscsi.control.target_list import TargetList
 from pratima_iscsi.edges.control_socket import LENGTH, find_control_socket
 from pratima_iscsi.errors import OperatorError, StateError
 from pratima_iscsi.limits import CONTROL_ANSWER_SECONDS, CONTROL_BYTES_MAX
@@ -53,7 +55,7 @@ class ControlClient:
                 "ask as the user that runs the daemon",
             ) from None
 
-    def ask(self, request: Request) -> NodeStatus | Done:
+    def ask(self, request: Request) -> NodeStatus | TargetList | Done:
         """The daemon's answer. Raises RequestRefused, or StateError if it gives none."""
         answer = self._exchange(encode_request(request))
         if isinstance(answer, Failed):
@@ -65,6 +67,13 @@ class ControlClient:
         answer = self.ask(StatusRequest(group=group))
         if not isinstance(answer, NodeStatus):
             raise StateError("the daemon gave no status", "see whether its version is this one's")
+        return answer
+
+    def targets(self) -> TargetList:
+        """The daemon's targets."""
+        answer = self.ask(ListTargetsRequest())
+        if not isinstance(answer, TargetList):
+            raise StateError("the daemon gave no list", "see whether its version is this one's")
         return answer
 
     def close(self) -> None:

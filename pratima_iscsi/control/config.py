@@ -27,6 +27,7 @@ from pratima_iscsi.control.sections import (
     ReplicaSection,
     ServeFile,
     ServeGroupSection,
+    TargetsFile,
     VolumeSection,
 )
 from pratima_iscsi.control.units import format_size, parse_size
@@ -44,7 +45,7 @@ _GROUP: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _VOLUME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
-_FileT = TypeVar("_FileT", ServeFile, ReplicaFile)
+_FileT = TypeVar("_FileT", ServeFile, ReplicaFile, TargetsFile)
 
 
 def read_file(path: Path, kind: type[_FileT]) -> _FileT:
@@ -90,7 +91,7 @@ def serve_options(file: ServeFile, base: Path) -> ServeOptions:
 
 def check_serve_groups(groups: Sequence[ServeGroup]) -> None:
     """What no two groups of a daemon may have in common. Raises UsageError."""
-    _check_groups([group.name for group in groups])
+    _check_groups([group.name for group in groups], least=0)
     _check_distinct("iSCSI names", [group.target for group in groups])
     _check_distinct("volumes", [str(v.path) for group in groups for v in group.volumes])
 
@@ -314,8 +315,8 @@ def _bounded(what: str, size: int, least: int) -> int:
     return size
 
 
-def _check_groups(names: list[str]) -> None:
-    if not 0 < len(names) <= limits.GROUPS_MAX:
+def _check_groups(names: list[str], least: int = 1) -> None:
+    if not least <= len(names) <= limits.GROUPS_MAX:
         raise UsageError(f"{len(names)} groups", f"configure 1 to {limits.GROUPS_MAX}")
     _check_distinct("groups", names)
 

@@ -9,7 +9,9 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from pratima_iscsi.control.sections import ServeGroupSection
 from pratima_iscsi.control.status import NodeStatus
+from pratima_iscsi.control.target_list import TargetList
 from pratima_iscsi.errors import StateError
 from pratima_iscsi.limits import CONTROL_BYTES_MAX, NAME_BYTES_MAX
 
@@ -72,6 +74,28 @@ class CleanRequest(LinkRequest, frozen=True, kw_only=True, tag="clean"):
     """Given up: the comparison. What differs stays different, and nobody knows of it."""
 
 
+class CreateTargetRequest(Request, frozen=True, kw_only=True, tag="target create"):
+    """Serve one more group, from now on and after every restart; its paths are absolute.
+
+    One that is served so already is left as it is.
+    """
+
+    target: ServeGroupSection
+
+
+class DeleteTargetRequest(Request, frozen=True, kw_only=True, tag="target delete"):
+    """Serve a group no more; its volumes and its state stay.
+
+    ``end_sessions`` gives up what its initiators have under way.
+    """
+
+    end_sessions: bool = False
+
+
+class ListTargetsRequest(Request, frozen=True, kw_only=True, tag="target list"):
+    """Which targets are there?"""
+
+
 class Done(msgspec.Struct, frozen=True, tag_field="type", tag="done"):
     """It was done, or begun; ``message`` says what."""
 
@@ -94,8 +118,11 @@ AnyRequest = (
     | EnableRequest
     | DisableRequest
     | CleanRequest
+    | CreateTargetRequest
+    | DeleteTargetRequest
+    | ListTargetsRequest
 )
-Answer = NodeStatus | Done | Failed
+Answer = NodeStatus | TargetList | Done | Failed
 
 _encoder: Final = msgspec.msgpack.Encoder()
 _requests: "msgspec.msgpack.Decoder[AnyRequest]" = msgspec.msgpack.Decoder(AnyRequest)

@@ -103,10 +103,16 @@ class ServeFile(_Section):
     """The whole file of ``pratima serve``."""
 
     state: _Some
-    group: tuple[ServeGroupSection, ...]
+    group: tuple[ServeGroupSection, ...] = ()
     portal: PortalSection = msgspec.field(default_factory=PortalSection)
     key: str = ""
     allow: str = ""
+
+
+class TargetsFile(_Section):
+    """The daemon's own file: the groups that were made with ``pratima target create``."""
+
+    group: tuple[ServeGroupSection, ...] = ()
 
 
 class ReplicaGroupSection(_Section):

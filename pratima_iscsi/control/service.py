@@ -10,17 +10,22 @@ from pratima_iscsi.control.requests import (
     Answer,
     AnyRequest,
     CleanRequest,
+    CreateTargetRequest,
+    DeleteTargetRequest,
     DisableRequest,
     Done,
     EnableRequest,
     Failed,
     KillRequest,
+    ListTargetsRequest,
     ReconnectRequest,
     ResyncRequest,
     decode_request,
     encode_answer,
 )
+from pratima_iscsi.control.sections import ServeGroupSection
 from pratima_iscsi.control.status import NodeStatus
+from pratima_iscsi.control.target_list import TargetList
 from pratima_iscsi.errors import OperatorError, UsageError
 
 
@@ -51,18 +56,27 @@ class Daemon(Protocol):
     def clean(self, group: str, replica: str, proof: bool) -> str:
         """Declare a link's replica equal; see CleanRequest."""
 
+    async def create_target(self, section: ServeGroupSection) -> str:
+        """Serve one more group; see CreateTargetRequest."""
 
-def answer(daemon: Daemon, data: bytes) -> bytes:
+    async def delete_target(self, group: str, end_sessions: bool) -> str:
+        """Serve a group no more; see DeleteTargetRequest."""
+
+    async def list_targets(self) -> TargetList:
+        """The targets."""
+
+
+async def answer(daemon: Daemon, data: bytes) -> bytes:
     """The encoded answer to an encoded request."""
     result: Answer
     try:
-        result = _carry_out(daemon, decode_request(data))
+        result = await _carry_out(daemon, decode_request(data))
     except OperatorError as error:
         result = Failed(error.problem, error.next_step, error.exit_code)
     return encode_answer(result)
 
 
-def _carry_out(daemon: Daemon, request: AnyRequest) -> Answer:
+async def _carry_out(daemon: Daemon, request: AnyRequest) -> Answer:
     match request:
         case ResyncRequest():
             return Done(daemon.resync(request.group, request.replica, request.from_primary))
@@ -87,5 +101,11 @@ def _carry_out(daemon: Daemon, request: AnyRequest) -> Answer:
             return Done(daemon.disable(request.group, request.replica))
         case CleanRequest():
             return Done(daemon.clean(request.group, request.replica, not request.without_proof))
+        case CreateTargetRequest():
+            return Done(await daemon.create_target(request.target))
+        case DeleteTargetRequest():
+            return Done(await daemon.delete_target(request.group, request.end_sessions))
+        case ListTargetsRequest():
+            return await daemon.list_targets()
         case _:
             return daemon.status(request.group)

@@ -5,19 +5,14 @@ at all, so that a daemon can try one at run time and go on without it.
 """
 
 import asyncio
-import contextlib
-import secrets
 import time
-from collections.abc import Sequence
 
 from pratima_iscsi.backstore import Backstore, GroupOptions
-from pratima_iscsi.control.options import ReplicaOptions, ServeGroup, ServeOptions, group_directory
-from pratima_iscsi.edges.boot import read_boot_id
-from pratima_iscsi.edges.directory import DiskDirectory
+from pratima_iscsi.control.options import ReplicaOptions, ServeGroup, ServeOptions
+from pratima_iscsi.edges.curve import CurveKeys
 from pratima_iscsi.edges.link_sockets import LinkContext
 from pratima_iscsi.edges.link_source import SourceLink
-from pratima_iscsi.edges.source_store import SourceStore
-from pratima_iscsi.edges.volume import Volume
+from pratima_iscsi.engine.group_disks import GroupDisks
 from pratima_iscsi.engine.local_volume import LocalVolume
 from pratima_iscsi.engine.process import Events
 from pratima_iscsi.engine.source_group import SourceGroup
@@ -29,8 +24,8 @@ from pratima_iscsi.replication import effects as fx
 from pratima_iscsi.replication.group import LinkOptions
 from pratima_iscsi.replication.link import Link
 from pratima_iscsi.replication.messages import ToSource, VolumeOffer
-from pratima_iscsi.replication.source_state import LinkState, SourceState
-from pratima_iscsi.replication.states import Connection, Mode
+from pratima_iscsi.replication.source_state import LinkState
+from pratima_iscsi.replication.states import Connection
 from pratima_iscsi.scsi.device import unit_serial
 from pratima_iscsi.scsi.logical_unit import LogicalUnit
 from pratima_iscsi.scsi.target import Target
@@ -42,54 +37,31 @@ class ServedGroup:
     def __init__(
         self,
         options: ServeGroup,
-        serve: ServeOptions,
-        node: bytes,
+        disks: GroupDisks,
+        keys: CurveKeys | None,
         context: LinkContext,
         events: Events,
     ) -> None:
-        """Open all that the group needs. Raises StateError, with nothing left open."""
+        """Takes over ``disks``. Raises UsageError, with ``disks`` as they were."""
         self.options = options
         self.events = events
         self.clock = LagClock()
+        self.disks = disks
         self._loop = asyncio.get_running_loop()
         self._sampler: asyncio.TimerHandle | None = None
-        with contextlib.ExitStack() as opened:
-            self._open(serve, node, context, opened)
-            opened.pop_all()
-        if self.store.doubt:
-            alarm = bool(options.replicas)
-            self._report(fx.Report(None, "unclean start", self.store.doubt, alarm))
-
-    def _open(
-        self, serve: ServeOptions, node: bytes, context: LinkContext, opened: contextlib.ExitStack
-    ) -> None:
-        options = self.options
-        self.directory = DiskDirectory.open_at(
-            group_directory(serve.state, options.name), create=True
-        )
-        opened.callback(self.directory.close)
-        volumes = []
-        for wanted in options.volumes:
-            volumes.append(Volume.open(wanted.path, size=wanted.size))
-            opened.callback(volumes[-1].close)
-        boot_id = read_boot_id()
-        self.store = SourceStore(self.directory.path)
-        opened.callback(self.store.close)
-        state = self._load(volumes, boot_id, node)
         offers = tuple(
             VolumeOffer(v.name, volume.size)
-            for v, volume in zip(options.volumes, volumes, strict=True)
+            for v, volume in zip(options.volumes, disks.volumes, strict=True)
         )
         links = tuple(map(_link_options, options.replicas))
-        self._remember(state, links)
         self.engine = SourceGroup(
-            Backstore(GroupOptions(offers, links, options.log_bytes), state),
+            Backstore(GroupOptions(offers, links, options.log_bytes), disks.state),
             [
                 LocalVolume(volume, self._loop, f"{options.name}-{index}")
-                for index, volume in enumerate(volumes)
+                for index, volume in enumerate(disks.volumes)
             ],
-            self.store,
-            boot_id,
+            disks.store,
+            disks.boot_id,
             self._loop,
             self._report,
         )
@@ -99,41 +71,45 @@ class ServedGroup:
                 LinkEvents(self.engine, index),
                 replica.address,
                 replica.data_address,
-                keys=serve.keys,
+                keys=keys,
                 peer_key=replica.peer_key,
             )
             for index, replica in enumerate(options.replicas)
         ]
         self.engine.links.extend(self.links)
         self.device = Target()
-        for index in range(len(volumes)):
+        for index in range(len(disks.volumes)):
             storage = VolumeStorage(self.engine, index)
-            unit = LogicalUnit(
-                storage, serial=unit_serial(state.group, index), block_size=options.block_bytes
-            )
+            serial = unit_serial(disks.state.group, index)
+            unit = LogicalUnit(storage, serial=serial, block_size=options.block_bytes)
             self.device.add(index, unit)
+        if disks.store.doubt:
+            alarm = bool(links)
+            self._report(fx.Report(None, "unclean start", disks.store.doubt, alarm))
 
-    def _load(self, volumes: Sequence[Volume], boot_id: str, node: bytes) -> SourceState:
-        names = [volume.name for volume in self.options.volumes]
-        states = [v.state(name) for v, name in zip(volumes, names, strict=True)]
-        state = self.store.load(states, boot_id)
-        if state is None:
-            state = SourceState(secrets.token_bytes(16), self.options.name, node)
-            self.store.create(state)
-        if state.name != self.options.name:
+    @classmethod
+    async def open(
+        cls,
+        options: ServeGroup,
+        serve: ServeOptions,
+        node: bytes,
+        context: LinkContext,
+        events: Events,
+    ) -> "ServedGroup":
+        """Open all that the group needs. Raises OperatorError, with nothing left open."""
+        loop = asyncio.get_running_loop()
+        try:
+            disks = await loop.run_in_executor(None, GroupDisks.open, options, serve, node)
+        except OSError as error:
             raise StateError(
-                f"{self.directory.path} holds group {state.name!r}",
-                f"start with --group {state.name}, or name another --state",
-            )
-        return state
-
-    def _remember(self, state: SourceState, links: Sequence[LinkOptions]) -> None:
-        """A link that is synchronous once counts as such after any power cut."""
-        known = {link.name for link in state.links if link.ever_sync}
-        for link in links:
-            self.store.mark(link.name)
-            if link.mode is not Mode.ASYNC and link.name not in known:
-                self.store.remember_link(LinkState(link.name, ever_sync=True))
+                f"group {options.name}: {error.filename or 'its state'}: {error.strerror or error}",
+                "see to the disk or the file, and try again",
+            ) from None
+        try:
+            return cls(options, disks, serve.keys, context, events)
+        except BaseException:
+            disks.close()
+            raise
 
     def place(self, link: int | None) -> str:
         """How events name the group, or one link of it."""
@@ -178,8 +154,7 @@ class ServedGroup:
         clean = await self.engine.stop()
         for link in self.links:
             link.close()
-        self.store.close()
-        self.directory.close()
+        self.disks.close()
         return clean
 
 

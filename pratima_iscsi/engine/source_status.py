@@ -16,7 +16,7 @@ from pratima_iscsi.control.status import (
 from pratima_iscsi.engine.replica_status import history_status, position_status
 from pratima_iscsi.engine.source_group import SourceGroup
 from pratima_iscsi.limits import LAG_SAMPLE_SECONDS, LAG_SAMPLES_MAX, RECORD_OVERHEAD_BYTES
-from pratima_iscsi.positions import UNKNOWN
+from pratima_iscsi.positions import ORIGIN, UNKNOWN
 from pratima_iscsi.replication.link import Link
 from pratima_iscsi.replication.states import Connection, LinkState, Role
 
@@ -145,5 +145,16 @@ def source_status(
         portal=portal,
         target=target,
         sessions=sessions,
+        alarms=alarms,
+    )
+
+
+def not_served(name: str, reason: str, alarms: tuple[Alarm, ...]) -> GroupStatus:
+    """A group that should be served here and cannot be."""
+    return GroupStatus(
+        role=Role.PRIMARY,
+        group=name,
+        position=position_status(ORIGIN),
+        failed=reason,
         alarms=alarms,
     )

@@ -180,7 +180,7 @@ def test_one_size_is_for_all_volumes(tmp_path: Path) -> None:
     ("arguments", "says"),
     [
         (["--volume", "/a"], "--state is missing"),
-        (["--state", "s"], "a group of 0 volumes"),
+        (["--state", "s", "--mode", "sync"], "--mode without --volume"),
         (["--state", "s", "--volume", "/a", *["--size", "1M"] * 2], "2 sizes for 1 volumes"),
         (["--state", "s", "--volume", "/a", "--portal", "0.0.0.0:3260"], "--insecure-no-chap"),
         (["--state", "s", "--volume", "/a", "--replica", "10.0.0.2:1"], "--key and --allow"),
@@ -294,7 +294,7 @@ class FakeClient(ControlClient):
     groups: tuple[GroupStatus, ...] = ()
     asked: tuple[object, ...] = ()
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, seconds: float = 1.0) -> None:
         self.closed = threading.Event()
 
     def status(self, group: str = "") -> NodeStatus:

@@ -129,7 +129,6 @@ def test_a_whole_file_of_replica(tmp_path: Path) -> None:
         (minimal() + "[[group.volume]]\npath = 'b'\nname = 'lun0'", "volume names"),
         (minimal() + "[[group.volume]]\npath = 'b'\nname = 'a/b'", "cannot name a volume"),
         (minimal() + "[[group]]\n[[group.volume]]\npath = 'b'", "two groups are the same"),
-        ("state = 's'\ngroup = []", "0 groups"),
         ("state = 's'\n[[group]]\nvolume = []", "a group of 0 volumes"),
         (minimal() + "[[group.replica]]\naddress = '10.0.0.2:7010'", "not loopback"),
         (minimal() + "[[group.replica]]\naddress = '127.0.0.1:0'", "has no port"),

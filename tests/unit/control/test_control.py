@@ -16,13 +16,15 @@ from pratima_iscsi.control import requests
 from pratima_iscsi.control.client import ControlClient, RequestRefused
 from pratima_iscsi.control.requests import (
     CleanRequest,
+    CreateTargetRequest,
+    DeleteTargetRequest,
     DisableRequest,
     Done,
     EnableRequest,
     Failed,
     KillRequest,
-    LinkRequest,
     ReconnectRequest,
+    Request,
     ResyncRequest,
     StatusRequest,
     decode_answer,
@@ -30,6 +32,7 @@ from pratima_iscsi.control.requests import (
     encode_answer,
     encode_request,
 )
+from pratima_iscsi.control.sections import ServeGroupSection, VolumeSection
 from pratima_iscsi.control.service import answer
 from pratima_iscsi.control.status import (
     GroupStatus,
@@ -40,6 +43,7 @@ from pratima_iscsi.control.status import (
     VolumeStatus,
     exit_code,
 )
+from pratima_iscsi.control.target_list import Origin, TargetList, TargetStatus
 from pratima_iscsi.edges import control_socket
 from pratima_iscsi.edges.control_socket import LENGTH, ControlServer, find_control_socket
 from pratima_iscsi.errors import StateError, UsageError
@@ -48,6 +52,10 @@ from pratima_iscsi.replication.states import LinkState, Role
 
 POSITION = PositionStatus("00000000000000ff", 42)
 SYNCED = LinkStatus("127.0.0.1:7010", LinkState.SYNCED, False, "in step")
+
+
+LISTED = TargetStatus(group="g", iqn="iqn.2026-01.org.example:g", origin=Origin.CREATED)
+SECTION = ServeGroupSection(name="g", volume=(VolumeSection(path="/v", size="1MiB"),))
 
 
 def primary(*links: LinkStatus, failed: str = "", volume_failed: str = "") -> GroupStatus:
@@ -114,11 +122,23 @@ class FakeDaemon:
         self.asked.append(("clean", group, replica, proof))
         return "comparing"
 
+    async def create_target(self, section: ServeGroupSection) -> str:
+        self.asked.append(("create", section))
+        return "created"
+
+    async def delete_target(self, group: str, end_sessions: bool) -> str:
+        self.asked.append(("delete", group, end_sessions))
+        return "deleted"
+
+    async def list_targets(self) -> TargetList:
+        self.asked.append(("list",))
+        return TargetList("portal", (LISTED,))
+
 
 @contextlib.asynccontextmanager
 async def serving(state: Path, daemon: FakeDaemon) -> AsyncIterator[Path]:
     async def carry_out(data: bytes) -> bytes:
-        return answer(daemon, data)
+        return await answer(daemon, data)
 
     server = ControlServer(carry_out)
     path = await server.open(state)
@@ -176,10 +196,12 @@ def test_a_client_gets_the_status(state: Path) -> None:
         (DisableRequest(forget_table=True), ("disable", "", "")),
         (CleanRequest(), ("clean", "", "", True)),
         (CleanRequest(group="g", without_proof=True), ("clean", "g", "", False)),
+        (CreateTargetRequest(target=SECTION), ("create", SECTION)),
+        (DeleteTargetRequest(group="g", end_sessions=True), ("delete", "g", True)),
     ],
 )
 def test_each_verb_reaches_the_daemon(
-    state: Path, request_: LinkRequest, asked: tuple[object, ...]
+    state: Path, request_: Request, asked: tuple[object, ...]
 ) -> None:
     daemon = FakeDaemon()
 
@@ -196,12 +218,20 @@ def test_each_verb_reaches_the_daemon(
     [(KillRequest(), "--drop-queue"), (DisableRequest(), "--forget-table")],
 )
 def test_what_gives_something_up_is_not_done_before_that_is_named(
-    request_: LinkRequest, given_up: str
+    request_: Request, given_up: str
 ) -> None:
     daemon = FakeDaemon()
-    refused = decode_answer(answer(daemon, encode_request(request_)))
+    refused = decode_answer(asyncio.run(answer(daemon, encode_request(request_))))
     assert isinstance(refused, Failed) and given_up in refused.next_step
     assert daemon.asked == []
+
+
+def test_a_client_gets_the_targets(state: Path) -> None:
+    def ask(path: Path) -> TargetList:
+        with ControlClient(state) as client:
+            return client.targets()
+
+    assert with_daemon(state, ask) == TargetList("portal", (LISTED,))
 
 
 def test_a_refusal_comes_with_its_next_step(state: Path) -> None:

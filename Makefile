@@ -31,9 +31,11 @@ lint: $(VENV)/.installed-dev
 
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy --strict pratima_iscsi
+	$(BIN)/mypy --strict --config-file targetcli-ext/setup.cfg targetcli-ext/pratima_targetcli
 
 layers: $(VENV)/.installed-dev
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/lint-imports --no-cache targetcli-ext/setup.cfg
 
 format: $(VENV)/.installed-dev ## lay out the sources as `make test` wants them
 	$(BIN)/ruff check --fix-only
@@ -63,12 +65,14 @@ $(VENV)/.installed: setup.cfg pyproject.toml | $(BIN)/python
 	$(PIP) install --quiet --editable .
 	@touch $@
 
-$(VENV)/.installed-dev: setup.cfg pyproject.toml | $(BIN)/python
-	$(PIP) install --quiet --editable '.[dev]'
+# targetcli comes without what it depends on: PyGObject does not build everywhere, and is not needed.
+$(VENV)/.installed-dev: setup.cfg pyproject.toml targetcli-ext/setup.cfg | $(BIN)/python
+	$(PIP) install --quiet --editable '.[dev]' --editable targetcli-ext
+	$(PIP) install --quiet --no-deps 'targetcli>=3,<4'
 	@touch $@ $(VENV)/.installed
 
 clean: ## remove what builds and tests left behind
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* quickstart-data
+	rm -rf build dist *.egg-info targetcli-ext/*.egg-info targetcli-ext/build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* quickstart-data
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
 
 distclean: clean ## and the virtual environment

@@ -25,6 +25,8 @@ from pratima_iscsi.edges.control_socket import LENGTH, find_control_socket
 from pratima_iscsi.errors import OperatorError, StateError
 from pratima_iscsi.limits import CONTROL_ANSWER_SECONDS, CONTROL_BYTES_MAX
 
+__all__ = ["ControlClient", "OperatorError", "RequestRefused"]
+
 
 class RequestRefused(OperatorError):
     """The daemon did not do what it was asked."""

@@ -38,10 +38,10 @@ from pratima_targetcli.summaries import (
     volume_summary,
     worst,
 )
-from pratima_targetcli.verbs import Links, LinkVerbs, NamedVerbs
+from pratima_targetcli.verbs import Links, LinkVerbs, of_the_only_group
 
 
-class Pratima(NamedVerbs):
+class Pratima(LinkVerbs):
     """The node ``pratima`` of either root."""
 
     def __init__(self, parent: ConfigNode, daemons: Daemons) -> None:
@@ -53,10 +53,9 @@ class Pratima(NamedVerbs):
         ReplicasNode("replicas", self, daemons)
         JournalsNode("journal", self, daemons)
 
-    def look(self) -> None:
-        """Ask every daemon, and bring the tree in line with what they say."""
-        self.daemons.look()
-        self.refresh()
+    def links(self) -> Links:
+        """All, where there is but one group."""
+        return of_the_only_group(self.daemons)
 
     def summary(self) -> Summary:
         """How many daemons there are, how many are silent."""
@@ -170,7 +169,16 @@ class GroupsNode(Branch):
         return count(len(self.children), "group"), None
 
 
-class OneGroup(GroupNode):
+class GroupOfLinks(LinkVerbs, GroupNode):
+    """A node of one group, whose verbs are about all of its links."""
+
+    def links(self) -> Links:
+        """All of them."""
+        self.present()
+        return Links(self.key)
+
+
+class OneGroup(GroupOfLinks):
     """A group and its volumes."""
 
     SETTINGS = parameters.GROUP_SETTINGS
@@ -226,13 +234,8 @@ class LinksNode(Branch):
         return links_summary(tuple(link for group in statuses if group for link in group.links))
 
 
-class LinksOfGroup(LinkVerbs, GroupNode):
+class LinksOfGroup(GroupOfLinks):
     """All links of one group."""
-
-    def links(self) -> Links:
-        """All of them."""
-        self.present()
-        return Links(self.key)
 
     def summarise(self, found: GroupStatus) -> Summary:
         """The links' states."""

@@ -1,14 +1,16 @@
-"""What an operator does to links: the daemon's verbs on a link's node, on a group's, and by name.
+"""What an operator does to links: the daemon's verbs, on every node that stands for links.
 
 One rule: what a verb gives up must be said on the line; nothing is asked for that was not said.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from configshell import ExecutionError
 
 from pratima_iscsi.control.requests import (
+    CleanRequest,
     DisableRequest,
     EnableRequest,
     KillRequest,
@@ -19,6 +21,9 @@ from pratima_iscsi.control.requests import (
 from pratima_targetcli.daemons import PRIMARY, Daemons, GroupKey
 from pratima_targetcli.nodes import Node, complete
 
+FLAGS: Final = ("drop_queue", "forget_table", "from_primary", "without_proof")
+"""What the verbs can give up, by the names that the daemon's requests have for it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Links:
@@ -28,11 +33,16 @@ class Links:
     replica: str = ""
 
 
-class Verbs(Node):
-    """Makes the daemon's requests; what is below only differs in how links are named."""
+class LinkVerbs(Node):
+    """On a node that stands for links: one, all of a group, or all of the only group."""
 
-    def ask_links(self, links: Links, make: Callable[..., LinkRequest], **flags: bool) -> None:
-        """Have the daemon do it to ``links``."""
+    def links(self) -> Links:
+        """Which ones."""
+        raise AssertionError(f"{type(self).__name__} names no links")
+
+    def ask_links(self, make: Callable[..., LinkRequest], **flags: bool) -> None:
+        """Have the daemon do it to them."""
+        links = self.links()
         request = make(group=links.group.group, replica=links.replica, **flags)
         self.carry_out(links.group.daemon, request)
 
@@ -43,17 +53,11 @@ class Verbs(Node):
         except ExecutionError as error:
             raise ExecutionError(f"{name}: {error}") from None
 
-    def complete_flag(self, text: str, current_param: str, *flags: str) -> list[str]:
-        """What completes the value of one of ``flags``."""
-        return complete(("true", "false"), text) if current_param in flags else []
-
-
-class LinkVerbs(Verbs):
-    """On a node that stands for links."""
-
-    def links(self) -> Links:
-        """Which ones."""
-        raise AssertionError(f"{type(self).__name__} names no links")
+    def given_up(self, name: str, text: str | None, what: str) -> bool:
+        """The same where nothing is done without it; ``what`` says what it gives up."""
+        if not self.flag(name, text):
+            raise ExecutionError(f"{what}; say so: {name}=true")
+        return True
 
     def ui_command_enable(self) -> None:
         """
@@ -64,35 +68,57 @@ class LinkVerbs(Verbs):
         ========
         disable
         """
-        self.ask_links(self.links(), EnableRequest)
+        self.ask_links(EnableRequest)
 
-    def ui_command_disable(self) -> None:
+    def ui_command_disable(self, forget_table: str | None = None) -> None:
         """
-        Stop the links and forget which blocks their replicas lack: enabling them again takes a
-        comparison of whole volumes.
+        Stop the links, also over restarts of the daemon.
+
+        PARAMETERS
+        ==========
+
+        forget_table
+        ------------
+        Must be true: which blocks the replicas lack is forgotten, and found again by comparing
+        the whole of each volume when the links are enabled.
 
         SEE ALSO
         ========
         enable kill
         """
-        self.ask_links(self.links(), DisableRequest)
+        what = "disable forgets which blocks the replica lacks: enable then compares them all"
+        flag = self.given_up("forget_table", forget_table, what)
+        self.ask_links(DisableRequest, forget_table=flag)
 
-    def ui_command_kill(self) -> None:
+    def ui_command_kill(self, drop_queue: str | None = None) -> None:
         """
         Drop queue and session of the links at once. The blocks are remembered, and a resync brings
         them.
+
+        PARAMETERS
+        ==========
+
+        drop_queue
+        ----------
+        Must be true: the order of what was queued is given up. Until that resync has ended the
+        replicas stay at the point that they have now.
 
         SEE ALSO
         ========
         reconnect
         """
-        self.ask_links(self.links(), KillRequest)
+        what = (
+            "kill drops the queue: the replica then no longer follows the order of the writes, but"
+            " gets their blocks by a resync"
+        )
+        flag = self.given_up("drop_queue", drop_queue, what)
+        self.ask_links(KillRequest, drop_queue=flag)
 
     def ui_command_reconnect(self) -> None:
         """
         Connect now, without waiting for back-off.
         """
-        self.ask_links(self.links(), ReconnectRequest)
+        self.ask_links(ReconnectRequest)
 
     def ui_command_resync(self, from_primary: str | None = None) -> None:
         """
@@ -107,112 +133,41 @@ class LinkVerbs(Verbs):
         acknowledged and only the replica still has are given up.
         """
         flag = self.flag("from_primary", from_primary)
-        self.ask_links(self.links(), ResyncRequest, from_primary=flag)
+        self.ask_links(ResyncRequest, from_primary=flag)
 
-    def ui_complete_resync(
-        self, parameters: Mapping[str, str], text: str, current_param: str
-    ) -> list[str]:
-        """The flag's values."""
-        return self.complete_flag(text, current_param, "from_primary")
-
-
-class NamedVerbs(Verbs):
-    """The same by name, for ``/pratima`` itself: ``enable GROUP [REPLICA]``."""
-
-    daemons: Daemons
-
-    def named(self, group: str | None, replica: str | None) -> Links:
-        """The links that a line means; the group may be left out where there is one."""
-        primaries = dict(self.daemons.groups(PRIMARY))
-        if group is None and len(primaries) == 1:
-            (group,) = primaries
-        if group is None:
-            raise ExecutionError(
-                f"name a group: {', '.join(primaries)}"
-                if primaries
-                else "no primary answers here; see ls /pratima/daemons"
-            )
-        if group not in primaries:
-            known = ", ".join(primaries) or "none"
-            raise ExecutionError(f"no primary here has a group {group!r}; there is: {known}")
-        return Links(primaries[group], replica or "")
-
-    def ui_command_enable(self, group: str | None = None, replica: str | None = None) -> None:
+    def ui_command_clean(self, without_proof: str | None = None) -> None:
         """
-        Put disabled links to work: all of a group, or one, named by its replica's address. The
-        volumes are then compared by hash, and only differences are sent.
-
-        SEE ALSO
-        ========
-        disable
-        """
-        self.ask_links(self.named(group, replica), EnableRequest)
-
-    def ui_command_disable(self, group: str | None = None, replica: str | None = None) -> None:
-        """
-        Stop links and forget which blocks their replicas lack: enabling them again takes a
-        comparison of whole volumes.
-
-        SEE ALSO
-        ========
-        enable kill
-        """
-        self.ask_links(self.named(group, replica), DisableRequest)
-
-    def ui_command_kill(self, group: str | None = None, replica: str | None = None) -> None:
-        """
-        Drop queue and session of links at once. The blocks are remembered, and a resync brings
-        them.
-
-        SEE ALSO
-        ========
-        reconnect
-        """
-        self.ask_links(self.named(group, replica), KillRequest)
-
-    def ui_command_reconnect(self, group: str | None = None, replica: str | None = None) -> None:
-        """
-        Connect now, without waiting for back-off.
-        """
-        self.ask_links(self.named(group, replica), ReconnectRequest)
-
-    def ui_command_resync(
-        self,
-        group: str | None = None,
-        replica: str | None = None,
-        from_primary: str | None = None,
-    ) -> None:
-        """
-        Bring over what replicas lack, now.
+        Declare the replicas equal, with nothing copied, once a comparison by hash has found no
+        difference. The first difference ends it, and is the link's reason.
 
         PARAMETERS
         ==========
 
-        from_primary
-        ------------
-        If true, the primary's content is the truth although it lost power: writes which it had
-        acknowledged and only the replica still has are given up.
+        without_proof
+        -------------
+        If true, the comparison is given up: what differs stays different, and nobody knows of it.
         """
-        flag = self.flag("from_primary", from_primary)
-        self.ask_links(self.named(group, replica), ResyncRequest, from_primary=flag)
+        flag = self.flag("without_proof", without_proof)
+        self.ask_links(CleanRequest, without_proof=flag)
 
-    def ui_complete_enable(
+    def ui_complete_disable(
         self, parameters: Mapping[str, str], text: str, current_param: str
     ) -> list[str]:
-        """Groups that have links, and their replicas."""
-        primaries = dict(self.daemons.groups(PRIMARY))
-        if current_param == "group":
-            return complete(primaries, text)
-        if current_param != "replica":
-            return self.complete_flag(text, current_param, "from_primary")
-        group = parameters.get("group", "")
-        chosen = [key for name, key in primaries.items() if group in ("", name)]
-        statuses = [key.status for key in chosen]
-        return complete(
-            (link.replica for status in statuses if status for link in status.links), text
-        )
+        """The flags' values."""
+        return complete(("true", "false"), text) if current_param in FLAGS else []
 
-    ui_complete_disable = ui_complete_enable
-    ui_complete_kill = ui_complete_enable
-    ui_complete_reconnect = ui_complete_enable
-    ui_complete_resync = ui_complete_enable
+    ui_complete_kill = ui_complete_disable
+    ui_complete_resync = ui_complete_disable
+    ui_complete_clean = ui_complete_disable
+
+
+def of_the_only_group(daemons: Daemons) -> Links:
+    """All links of the only group that has a primary here. Raises ExecutionError."""
+    primaries = dict(daemons.groups(PRIMARY))
+    if not primaries:
+        raise ExecutionError("no primary answers here; see ls /pratima/daemons")
+    if len(primaries) > 1:
+        paths = ", ".join(f"/pratima/links/{name}" for name in primaries)
+        raise ExecutionError(f"there are several groups; say which: {paths}")
+    (key,) = primaries.values()
+    return Links(key)

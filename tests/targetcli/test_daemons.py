@@ -96,13 +96,12 @@ def test_every_table_of_parameters_is_readable(pair: Pair, session: Session) -> 
         assert "[ro]" in session.line(f"{path} get status")
 
 
-def test_a_name_is_completed(pair: Pair, session: Session) -> None:
-    assert session.complete("/pratima", "kill", "") == ["p:default ", "group=", "replica="]
-    assert session.complete("/pratima", "kill", "127", group="p:default") == [
-        f"{pair.replica.address} "
-    ]
-    assert session.complete("/pratima", "resync", "t", group="p:default", replica="x") == ["true "]
-    assert "state " in session.complete(link_of(pair), "get", "stat", group="status")
+def test_a_word_is_completed(pair: Pair, session: Session) -> None:
+    link = link_of(pair)
+    assert session.complete("/pratima", "kill", "") == ["false", "true", "drop_queue="]
+    assert session.complete(link, "resync", "t") == ["true "]
+    assert session.complete(link, "get", "stat", group="status") == ["state "]
+    assert "p:default/" in session.shell._complete_token_path("/pratima/links/")[0]
 
 
 # --- what is done --------------------------------------------------------------------------------
@@ -110,7 +109,7 @@ def test_a_name_is_completed(pair: Pair, session: Session) -> None:
 
 def test_a_link_is_stopped_and_put_to_work_again(pair: Pair, session: Session) -> None:
     link = link_of(pair)
-    assert session.line(f"{link} disable") == f"disabled {pair.replica.address}\n"
+    assert session.line(f"{link} disable forget_table=true") == f"disabled {pair.replica.address}\n"
     assert session.value(link, "status", "state") == "DISABLED"
     assert session.value(link, "setting", "enabled") == "false"
     assert session.tree(link)[pair.replica.address].startswith("DISABLED")
@@ -125,34 +124,42 @@ def test_set_does_not_stop_a_link(pair: Pair, session: Session) -> None:
     assert pair.primary.link().state is LinkState.SYNCED
 
 
-@pytest.mark.parametrize("by_name", [True, False])
-def test_each_verb_reaches_the_daemon(pair: Pair, session: Session, by_name: bool) -> None:
-    path, names = ("/pratima", "p:default") if by_name else ("/pratima/links/p:default", "")
+PATHS = ("/pratima", "/pratima/groups/p:default", "/pratima/links/p:default")
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_each_verb_reaches_the_daemon(pair: Pair, session: Session, path: str) -> None:
     address = pair.replica.address
-    assert session.line(f"{path} kill {names}") == f"killed the sessions of {address}\n"
-    assert session.line(f"{path} reconnect {names}") == f"connecting to {address}\n"
+    assert session.line(f"{path} kill drop_queue=true") == f"killed the sessions of {address}\n"
+    assert session.line(f"{path} reconnect") == f"connecting to {address}\n"
     pair.primary.wait_synced(pair.replica)
-    assert session.line(f"{path} resync {names}") == f"resync of {address}\n"
-    assert session.line(f"{path} disable {names}") == f"disabled {address}\n"
-    assert session.line(f"{path} enable {names}") == f"enabled {address}\n"
+    assert session.line(f"{path} resync") == f"resync of {address}\n"
+    assert session.line(f"{path} disable forget_table=true") == f"disabled {address}\n"
+    assert session.line(f"{path} clean").startswith(f"comparing {address}")
+    pair.primary.wait_synced(pair.replica)
+    assert session.line(f"{path} disable forget_table=true") == f"disabled {address}\n"
+    assert session.line(f"{path} enable") == f"enabled {address}\n"
     pair.primary.wait_synced(pair.replica)
     assert pair.primary.said("kill")
-
-
-def test_the_only_primarys_group_need_not_be_named(pair: Pair, session: Session) -> None:
-    assert "connecting to" in session.line("/pratima reconnect")
-    pair.primary.wait_synced(pair.replica)
 
 
 # --- what goes wrong -----------------------------------------------------------------------------
 
 
 def test_errors_say_what_there_is_instead(pair: Pair, session: Session) -> None:
-    assert "there is: p:default" in session.error("/pratima kill nothing")
-    assert "no replica '1.2.3.4:5'" in session.error("/pratima kill p:default 1.2.3.4:5")
-    assert "from_primary: " in session.error("/pratima resync from_primary=perhaps")
+    assert "positionnal parameters" in session.error("/pratima enable nothing")
+    assert "its primary" in session.error("/pratima/groups/r:default enable")
     assert "Unexpected keyword" in session.error("/pratima kill nonsense=1")
     assert "Command not found" in session.error("/pratima/replicas/r:default kill")
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_what_gives_something_up_wants_it_said(pair: Pair, session: Session, path: str) -> None:
+    assert "say so: drop_queue=true" in session.error(f"{path} kill")
+    assert "say so: drop_queue=true" in session.error(f"{path} kill drop_queue=false")
+    assert "say so: forget_table=true" in session.error(f"{path} disable")
+    assert "from_primary: Syntax error" in session.error(f"{path} resync from_primary=perhaps")
+    assert pair.primary.link().state is LinkState.SYNCED
 
 
 def test_a_line_that_is_understood_in_part_is_not_run(pair: Pair, session: Session) -> None:
@@ -171,13 +178,12 @@ def test_a_daemon_that_is_not_there_is_shown_and_asked_again(pair: Pair, tmp_pat
     with late:
         late.start()
         assert session.tree("/pratima")["pratima"] == "2 daemons"
+        assert "say which: /pratima/links/p:default, " in session.error("/pratima enable")
         session.line("cd /pratima/links/late:default")
         assert session.line("pwd") == "/pratima/links/late:default\n"
         late.finish()
         assert session.line("pwd") == "/pratima/links\n"
-    assert "no primary here has a group 'late:default'" in session.error(
-        "/pratima kill late:default"
-    )
+    assert "No such path" in session.error("/pratima/links/late:default enable")
 
 
 def test_a_daemon_that_hangs_costs_a_bounded_wait(pair: Pair, session: Session) -> None:

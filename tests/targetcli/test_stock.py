@@ -111,9 +111,9 @@ def test_our_branch_outlives_stocks_refresh(
 def test_an_error_is_a_line_and_exit_code_1(
     primary: Primary, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, said = run(capsys, "--state", str(primary.state), "/pratima", "kill", "nothing")
+    code, said = run(capsys, "--state", str(primary.state), "/pratima", "enable")
     assert code == 1
-    assert said.strip() == "no primary here has a group 'nothing'; there is: default"
+    assert said.strip() == "there is no replica; see `pratima status` for their names"
 
 
 @pytest.mark.usefixtures("kernel")

@@ -1,7 +1,6 @@
 from collections.abc import Callable
 
 from configshell import ConfigShell
-
 from targetcli.ui_root import UIRoot as UIRoot
 
 class TargetCLI(ConfigShell): ...

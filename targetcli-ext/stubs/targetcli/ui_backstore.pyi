@@ -1,7 +1,6 @@
 from collections.abc import Iterator
 
 from configshell import ConfigNode
-
 from targetcli.ui_node import UINode, UIRTSLibNode
 
 class StorageObject:

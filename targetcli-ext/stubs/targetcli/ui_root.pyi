@@ -1,5 +1,4 @@
 from configshell import ConfigShell
-
 from targetcli.ui_backstore import UIBackstores as UIBackstores
 from targetcli.ui_node import UINode
 

@@ -211,6 +211,16 @@ INITIATOR_TASKS_MAX: Final = 1024
 # --- the kernel's target (TCMU) ----------------------------------------------------------------
 TCMU_COMMANDS_MAX: Final = ADMISSIONS_MAX // VOLUMES_MAX
 """Commands of one device under way at once; the others wait in the kernel's ring."""
+TCMU_POLL_SECONDS: Final = 0.00005
+"""How long a ring that was just emptied is looked at before the loop sleeps."""
+TCMU_ROUNDS_MAX: Final = 16
+"""How often in a row one device's ring is emptied before the others have their turn."""
+TCMU_SCAN_SECONDS: Final = 1.0
+"""How often devices are looked for where the kernel said nothing."""
+TCMU_RETRY_SECONDS_MIN: Final = 0.05
+"""After a device could not be attached; doubled up to the above."""
+TCMU_DRAIN_SECONDS: Final = 3.0
+"""How long a stop waits for what a device has under way."""
 
 # --- the SCSI layer ----------------------------------------------------------------------------
 COMPARE_BLOCKS_MAX: Final = 255

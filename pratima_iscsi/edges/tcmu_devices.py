@@ -1,0 +1,313 @@
+"""The kernel's devices that are ours, served on the loop: found, attached, driven, let go.
+
+Each wake-up of a device does, in this order: execute all that its ring holds, ``drained`` (which
+submits what the commands asked of the volumes), publish all answers, and tell the kernel once. One
+rule: a device that cannot be attached, or breaks, costs the others nothing; it is tried again.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from pratima_iscsi.edges.kernel_events import KernelEvents
+from pratima_iscsi.edges.uio import Places, UioDevice, memory_barrier, our_devices
+from pratima_iscsi.errors import StateError
+from pratima_iscsi.limits import (
+    TCMU_DRAIN_SECONDS,
+    TCMU_POLL_SECONDS,
+    TCMU_RETRY_SECONDS_MIN,
+    TCMU_ROUNDS_MAX,
+    TCMU_SCAN_SECONDS,
+)
+from pratima_iscsi.scsi.logical_unit import LogicalUnit
+from pratima_iscsi.tcmu.names import DeviceName
+from pratima_iscsi.tcmu.ring import Ring, RingError
+from pratima_iscsi.tcmu.session import Session
+
+LOG: Final = logging.getLogger(__name__)
+PROMISING_MAX: Final = 8
+"""How many times in vain the ring is looked at a little longer after it had been worth it."""
+
+Report = Callable[[str, str, bool], None]
+"""Told of a change at a unit: the event, its reason, whether somebody should know."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedUnit:
+    """A unit that a device may name; ``drained`` submits what its commands have collected."""
+
+    unit: LogicalUnit
+    drained: Callable[[], None]
+    report: Report
+
+
+class TcmuDevices:
+    """All devices of this process. Every method is called on the loop."""
+
+    def __init__(self, places: Places | None = None) -> None:
+        self.places = places or Places()
+        self.devices: dict[int, Device] = {}
+        """Those that are attached, by number."""
+        self._units: dict[str, ServedUnit] = {}
+        self._loop = asyncio.get_running_loop()
+        self._events: KernelEvents | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._retry_seconds = TCMU_RETRY_SECONDS_MIN
+        self._complained: dict[int, str] = {}
+        """What was last said of a device that could not be attached."""
+
+    def open(self) -> None:
+        """Begin to look for devices. Raises StateError where the kernel has no TCMU."""
+        try:
+            self._events = KernelEvents()
+        except OSError as error:
+            raise StateError(
+                f"the kernel's devices cannot be watched: {error.strerror or error}",
+                "run as root, and load target_core_user (modprobe target_core_user)",
+            ) from None
+        for one in self._events.sockets:
+            self._loop.add_reader(one, self._told)
+        self.scan()
+
+    def serve(self, served: ServedUnit) -> None:
+        """From now on attach devices that name this unit."""
+        self._units[served.unit.serial] = served
+        if self._events is not None:
+            self.scan()
+
+    async def withdraw(self, serial: str) -> None:
+        """Serve a unit no more: its devices are let go when what is under way has ended."""
+        served = self._units.pop(serial, None)
+        if served is not None:
+            await self._stop([d for d in self.devices.values() if d.served is served])
+
+    async def close(self) -> None:
+        """Let all devices go."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._events is not None:
+            for one in self._events.sockets:
+                self._loop.remove_reader(one)
+            self._events.close()
+            self._events = None
+        self._units.clear()
+        await self._stop(list(self.devices.values()))
+
+    async def _stop(self, devices: "list[Device]") -> None:
+        await asyncio.gather(*(device.stop() for device in devices))
+        for device in devices:
+            self.devices.pop(device.number, None)
+
+    def of_unit(self, serial: str) -> "list[Device]":
+        """The attached devices of a unit."""
+        return [d for d in self.devices.values() if d.served.unit.serial == serial]
+
+    # --- looking for devices ---------------------------------------------------------------------
+
+    def _told(self) -> None:
+        if self._events is not None and self._events.take():
+            self._retry_seconds = TCMU_RETRY_SECONDS_MIN
+            self.scan()
+
+    def scan(self) -> None:
+        """Attach what is there and wanted, let go what is not there any more, come again."""
+        found = our_devices(self.places)
+        for number, device in list(self.devices.items()):
+            if found.get(number) != device.name:
+                self.lost(device, "the kernel has removed it")
+        missing = False
+        for number, name in found.items():
+            served = self._units.get(name.serial)
+            if served is None:
+                self._complain(number, f"device {name.name} wants a unit that is not served here")
+            elif number not in self.devices:
+                missing |= not self._attach(number, name, served)
+        for number in self._complained.keys() - found.keys():
+            del self._complained[number]
+        self._again(missing)
+
+    def _again(self, soon: bool) -> None:
+        """Come again: soon where a device could not be attached, else now and then.
+
+        The kernel shows a device a moment before it lets it be attached.
+        """
+        if self._timer is not None:
+            self._timer.cancel()
+        wait = TCMU_SCAN_SECONDS
+        if soon:
+            wait = self._retry_seconds
+            self._retry_seconds = min(2 * wait, TCMU_SCAN_SECONDS)
+        self._timer = self._loop.call_later(wait, self.scan)
+
+    def _attach(self, number: int, name: DeviceName, served: ServedUnit) -> bool:
+        try:
+            self.devices[number] = Device(self, number, name, served)
+        except (OSError, RingError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            busy = isinstance(error, OSError) and self._retry_seconds >= TCMU_SCAN_SECONDS
+            self._complain(number, f"device {name.name} cannot be attached: {reason}", served, busy)
+            return False
+        self._complained.pop(number, None)
+        served.report("attached", f"device {name.name} of the kernel (uio{number})", False)
+        return True
+
+    def _complain(
+        self, number: int, problem: str, served: ServedUnit | None = None, alarm: bool = False
+    ) -> None:
+        if self._complained.get(number) == f"{problem}{alarm}":
+            return
+        self._complained[number] = f"{problem}{alarm}"
+        if served is not None and alarm:
+            served.report("not attached", problem, True)
+        else:
+            LOG.info("uio%d: %s", number, problem)
+
+    def lost(self, device: "Device", reason: str, *, alarm: bool = False) -> None:
+        """A device is gone, or given up; what it had under way is answered to nobody."""
+        if self.devices.get(device.number) is device:
+            del self.devices[device.number]
+            device.close()
+            device.served.report("detached", f"device {device.name.name}: {reason}", alarm)
+
+
+class Device:
+    """One attached device: its file, its ring's session, and when to look at it again."""
+
+    def __init__(
+        self, devices: TcmuDevices, number: int, name: DeviceName, served: ServedUnit
+    ) -> None:
+        """Take the device and let its commands come. Raises OSError or RingError."""
+        self.number = number
+        self.name = name
+        self.served = served
+        self._devices = devices
+        self._loop = asyncio.get_running_loop()
+        self._turning = False
+        self._turn_due = False
+        self._promising = 0
+        """Above 0: the ring is worth looking at a little longer; below: so often it was not."""
+        self._idle_since = 0.0
+        self._idle: asyncio.Event | None = None
+        """Of a device that is being stopped: set when nothing is left to do."""
+        self._poll = len(os.sched_getaffinity(0)) > 1
+        self._file = UioDevice(number, name, devices.places)
+        try:
+            self.ring = Ring(self._file.area, memory_barrier())
+            self.session = Session(self.ring, served.unit, self._wake)
+            self._file.unblock()
+        except BaseException:
+            self._file.close()
+            raise
+        self._loop.add_reader(self._file.fd, self._readable)
+
+    # --- the wheel -------------------------------------------------------------------------------
+
+    def _readable(self) -> None:
+        try:
+            self._file.take_event()
+        except OSError:
+            self._devices.lost(self, "the kernel has removed it")
+            return
+        if self._promising <= 0 and time.monotonic() - self._idle_since < TCMU_POLL_SECONDS:
+            self._promising += 1
+        self._turn()
+
+    def _wake(self) -> None:
+        """An answer came: in a turn it goes with the others, else a turn is due."""
+        if not self._turning and not self._turn_due:
+            self._turn_due = True
+            self._loop.call_soon(self._due)
+
+    def _due(self) -> None:
+        self._turn_due = False
+        if not self.session.closed:
+            self._turn()
+
+    def _turn(self) -> None:
+        """Serve all that is there and answer it, round after round while more comes."""
+        session, drained = self.session, self.served.drained
+        self._turning = True
+        try:
+            for _ in range(TCMU_ROUNDS_MAX):
+                served = session.serve()
+                if served:
+                    drained()
+                self._publish()
+                if not served or not (self.ring.waiting or self._more_comes()):
+                    break
+            else:
+                self._turn_due = True
+                self._loop.call_soon(self._due)  # the others have their turn, too
+        except RingError as error:
+            self._devices.lost(self, f"its ring is broken: {error}", alarm=True)
+        except OSError:
+            self._devices.lost(self, "the kernel has removed it")
+        except BaseException:
+            # A bug of ours. What it left half done must not be served again.
+            self._devices.lost(self, "internal error", alarm=True)
+            raise
+        finally:
+            self._turning = False
+        if self._idle is not None and not session.closed and not session.commands:
+            if not self.ring.waiting:
+                self._idle.set()
+
+    def _publish(self) -> None:
+        if self.ring.unpublished:
+            self.ring.publish()
+            self._file.tell()
+
+    def _more_comes(self) -> bool:
+        """Look at the ring a little longer, where that has been worth it lately.
+
+        An initiator with one command at a time sends the next within microseconds of an answer: to
+        sleep meanwhile, and be woken, costs both sides more than to wait. While commands are under
+        way elsewhere the loop has better to do.
+        """
+        if not self._poll or self.session.commands:
+            return False
+        now = self._idle_since = time.monotonic()
+        if self._promising <= 0:
+            return False
+        until = now + TCMU_POLL_SECONDS
+        ring = self.ring
+        while not ring.waiting:
+            if time.monotonic() >= until:
+                self._promising -= 1
+                return False
+        self._promising = PROMISING_MAX
+        return True
+
+    # --- the end ---------------------------------------------------------------------------------
+
+    async def stop(self) -> None:
+        """Let no more in, wait a while for what is under way, let the device go."""
+        self._idle = asyncio.Event()
+        with contextlib.suppress(OSError):
+            self._file.block()
+        self._due()
+        try:
+            await asyncio.wait_for(self._idle.wait(), TCMU_DRAIN_SECONDS)
+        except TimeoutError:
+            LOG.info("%s: %d commands are left", self.name.name, len(self.session.commands))
+        self.close()
+
+    def close(self) -> None:
+        """Let the device go now."""
+        if self.session.closed:
+            return
+        self._loop.remove_reader(self._file.fd)
+        self.session.close()
+        self._file.close()
+        if self._idle is not None:
+            self._idle.set()
+
+    def resize(self, size: int) -> None:
+        """The unit's volume has ``size`` bytes: tell the kernel. Raises OSError."""
+        self._file.resize(size)

@@ -1,0 +1,37 @@
+"""Which front end a daemon gets, and why.
+
+One rule: what was asked for by name is what there is, or an error; only ``auto`` looks around.
+"""
+
+import logging
+from typing import Final
+
+from pratima_iscsi.control.options import FrontEndKind, ServeOptions
+from pratima_iscsi.edges.kernel_target import make_ready, why_not
+from pratima_iscsi.engine.front_end import FrontEnd
+from pratima_iscsi.engine.portal_front_end import PortalFrontEnd
+from pratima_iscsi.engine.process import Events
+from pratima_iscsi.engine.tcmu_front_end import TcmuFrontEnd
+from pratima_iscsi.errors import StateError
+
+LOG: Final = logging.getLogger(__name__)
+
+
+def choose_front_end(options: ServeOptions, events: Events) -> FrontEnd:
+    """The front end that was asked for. Raises StateError where the kernel was and cannot."""
+    kind, reason = options.front_end, "asked for"
+    if kind is FrontEndKind.AUTO:
+        missing = why_not()
+        kind = FrontEndKind.PORTAL if missing else FrontEndKind.TCMU
+        reason = missing or "the kernel has it"
+    elif kind is FrontEndKind.TCMU:
+        missing = make_ready()
+        if missing:
+            raise StateError(
+                f"the kernel cannot serve: {missing}",
+                "see docs/kernel.md, or give --front-end portal",
+            )
+    LOG.info("front end: %s (%s)", kind.value, reason)
+    if kind is FrontEndKind.TCMU:
+        return TcmuFrontEnd(events)
+    return PortalFrontEnd(options)

@@ -18,8 +18,7 @@ from pratima_iscsi.control.target_list import TargetList
 from pratima_iscsi.edges.control_socket import ControlServer
 from pratima_iscsi.edges.directory import DiskDirectory
 from pratima_iscsi.edges.link_sockets import LinkContext
-from pratima_iscsi.engine.front_end import FrontEnd
-from pratima_iscsi.engine.portal_front_end import PortalFrontEnd
+from pratima_iscsi.engine.front_end_choice import choose_front_end
 from pratima_iscsi.engine.process import (
     Events,
     log_to_stderr,
@@ -54,7 +53,7 @@ class TargetDaemon(SourceVerbs):
         self.started = time.monotonic()
         self._context = LinkContext()
         self._node = node_id(directory)
-        self.front_end: FrontEnd = PortalFrontEnd(options)
+        self.front_end, self._why = choose_front_end(options, self.events)
         self.targets = Targets(directory, options, self.groups, self._open_group, self.front_end)
 
     async def _open_group(self, options: ServeGroup) -> ServedGroup:
@@ -96,6 +95,7 @@ class TargetDaemon(SourceVerbs):
                     known.clock,
                     self.events.alarms(known.options.name),
                     portal=self.front_end.address(known),
+                    front_end=f"{self.front_end.name} ({self._why})",
                     target=known.options.target,
                     sessions=self.front_end.sessions(known),
                 )

@@ -14,7 +14,7 @@ from pratima_iscsi.cli.target_options import (
     target_section,
 )
 from pratima_iscsi.control.config import read_file, serve_options
-from pratima_iscsi.control.options import ServeOptions
+from pratima_iscsi.control.options import FrontEndKind, ServeOptions
 from pratima_iscsi.control.sections import (
     DEFAULT_GROUP,
     DEFAULT_PORTAL,
@@ -33,6 +33,13 @@ from pratima_iscsi.errors import UsageError
     default=DEFAULT_PORTAL,
     show_default=True,
     help="Where initiators connect; port 0: any free one.",
+)
+@click.option(
+    "--front-end",
+    type=click.Choice([kind.value for kind in FrontEndKind]),
+    default=FrontEndKind.AUTO.value,
+    show_default=True,
+    help="The kernel's target (tcmu), or the portal; auto: the kernel's where it is loaded.",
 )
 @target_options
 @click.option("--group", default=DEFAULT_GROUP, show_default=True, help="The group's name.")
@@ -69,13 +76,15 @@ def parse(context: click.Context) -> ServeOptions:
     """The command line's options, or the file's, checked."""
     given = context.params
     if given["config"] is not None:
-        refuse_beside_config(context, {"config", "state", "portal"})
+        refuse_beside_config(context, {"config", "state", "portal", "front_end"})
         config: Path = given["config"]
         file = read_file(config, ServeFile)
         if given["state"] is not None:
             file.state = str(given["state"].absolute())
         if context.get_parameter_source("portal") is click.core.ParameterSource.COMMANDLINE:
             file.portal.listen = given["portal"]
+        if context.get_parameter_source("front_end") is click.core.ParameterSource.COMMANDLINE:
+            file.front_end = FrontEndKind(given["front_end"])
         return serve_options(file, config.absolute().parent)
     if given["state"] is None:
         raise UsageError("--state is missing", "name a directory for what must outlive the process")
@@ -91,6 +100,7 @@ def parse(context: click.Context) -> ServeOptions:
         state=str(given["state"]),
         group=group,
         portal=portal,
+        front_end=FrontEndKind(given["front_end"]),
         key=str(given["key"] or ""),
         allow=str(given["allow"] or ""),
     )

@@ -78,6 +78,8 @@ def _print_group(console: Console, group: GroupStatus) -> None:
         console.print(
             f"  {group.target} at {group.portal}, {group.sessions} sessions", markup=False
         )
+    if group.front_end:
+        console.print(f"  front end {group.front_end}", markup=False)
     for volume in group.volumes:
         failed = f"  FAILED: {volume.failed}" if volume.failed else ""
         line = f"  {volume.name}  {format_size(volume.size)}  {volume.path}{failed}"

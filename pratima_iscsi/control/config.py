@@ -80,6 +80,7 @@ def serve_options(file: ServeFile, base: Path) -> ServeOptions:
         portal=portal,
         groups=(),
         account=_account(file.portal, base),
+        front_end=file.front_end,
         insecure_no_chap=file.portal.insecure_no_chap,
         keys=keys,
         allowed=allowed,

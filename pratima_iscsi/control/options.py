@@ -3,6 +3,7 @@
 One rule: whoever holds one of these need not check it again; keys and secrets are read already.
 """
 
+import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +66,17 @@ class ServeGroup:
     """Where the kernel's target is served; empty: at the daemon's portal."""
 
 
+class FrontEndKind(enum.Enum):
+    """What serves initiators."""
+
+    AUTO = "auto"
+    """The kernel where it can, else the embedded portal."""
+    TCMU = "tcmu"
+    """The kernel's target, with TCMU devices of ours behind it."""
+    PORTAL = "portal"
+    """The embedded portal."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServeOptions:
     """What ``pratima serve`` runs."""
@@ -74,6 +86,7 @@ class ServeOptions:
     groups: tuple[ServeGroup, ...]
     account: Account | None = None
     """CHAP for discovery; None: none."""
+    front_end: FrontEndKind = FrontEndKind.AUTO
     insecure_no_chap: bool = False
     """A target may be served off loopback to whoever reaches it."""
     keys: CurveKeys | None = None

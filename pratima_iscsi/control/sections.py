@@ -30,6 +30,7 @@ import msgspec
 from msgspec import Meta
 
 from pratima_iscsi import limits
+from pratima_iscsi.control.options import FrontEndKind
 from pratima_iscsi.replication.states import Mode
 
 DEFAULT_GROUP: Final = "default"
@@ -104,6 +105,7 @@ class ServeFile(_Section):
 
     state: _Some
     group: tuple[ServeGroupSection, ...] = ()
+    front_end: FrontEndKind = FrontEndKind.AUTO
     portal: PortalSection = msgspec.field(default_factory=PortalSection)
     key: str = ""
     allow: str = ""

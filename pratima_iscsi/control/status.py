@@ -140,6 +140,8 @@ class GroupStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Of a replica: since its source's last message; None: never in this run."""
     portal: str = ""
     """Of a primary: where it is served."""
+    front_end: str = ""
+    """Of a primary: what serves it, and why that."""
     target: str = ""
     """Of a primary: its iSCSI name."""
     sessions: int = 0

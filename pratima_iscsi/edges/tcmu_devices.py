@@ -130,6 +130,8 @@ class TcmuDevices:
                 missing |= not self._attach(number, name, served)
         for number in self._complained.keys() - found.keys():
             del self._complained[number]
+        for device in self.devices.values():
+            device.follow_size()
         self._again(missing)
 
     def _again(self, soon: bool) -> None:
@@ -195,6 +197,8 @@ class Device:
         self._idle_since = 0.0
         self._idle: asyncio.Event | None = None
         """Of a device that is being stopped: set when nothing is left to do."""
+        self._size_told = 0
+        """The unit's size that the kernel was last compared with."""
         self._poll = len(os.sched_getaffinity(0)) > 1
         self._file = UioDevice(number, name, devices.places)
         try:
@@ -254,9 +258,13 @@ class Device:
             raise
         finally:
             self._turning = False
-        if self._idle is not None and not session.closed and not session.commands:
-            if not self.ring.waiting:
-                self._idle.set()
+        if self._idle is not None and not session.closed and not self.busy:
+            self._idle.set()
+
+    @property
+    def busy(self) -> bool:
+        """Whether commands are under way or wait in the ring."""
+        return bool(self.session.commands) or self.ring.waiting
 
     def _publish(self) -> None:
         if self.ring.unpublished:
@@ -308,6 +316,20 @@ class Device:
         if self._idle is not None:
             self._idle.set()
 
-    def resize(self, size: int) -> None:
-        """The unit's volume has ``size`` bytes: tell the kernel. Raises OSError."""
-        self._file.resize(size)
+    def follow_size(self) -> None:
+        """Tell the kernel where the unit is not as large as the kernel has it.
+
+        It keeps the size for people who look; initiators ask the unit.
+        """
+        size = self.served.unit.blocks << self.served.unit.block_shift
+        if size == self._size_told:
+            return
+        self._size_told = size
+        try:
+            before = self._file.size
+            if before != size:
+                self._file.resize(size)
+                self.served.report("resized", f"device {self.name.name}: {before} to {size}", False)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            self.served.report("not resized", f"device {self.name.name}: {reason}", False)

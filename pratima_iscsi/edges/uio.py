@@ -6,6 +6,7 @@ never executed. It is reset before we look at it, initiators send again what it 
 sent since then is not overtaken by something older.
 """
 
+import errno
 import mmap
 import os
 import platform
@@ -109,8 +110,18 @@ class UioDevice:
         with suppress(OSError):
             self.unblock()
 
+    @property
+    def size(self) -> int:
+        """Bytes of the device as the kernel has them. Raises OSError."""
+        return int((self._control / "attrib/dev_size").read_text())
+
     def resize(self, size: int) -> None:
-        """Tell the kernel the device's new size in bytes. Raises OSError."""
+        """Tell the kernel the device's new size in bytes. Raises OSError.
+
+        Refused where the kernel would ask a handler and wait for its answer: that would be us.
+        """
+        if int((self._control / "attrib/nl_reply_supported").read_text()) >= 0:
+            raise OSError(errno.EDEADLK, "the device was made without nl_reply_supported=-1")
         self._control_write("attrib/dev_size", str(size))
 
     def take_event(self) -> None:

@@ -17,13 +17,16 @@ from pratima_iscsi.errors import StateError
 LOG: Final = logging.getLogger(__name__)
 
 
-def choose_front_end(options: ServeOptions, events: Events) -> FrontEnd:
-    """The front end that was asked for. Raises StateError where the kernel was and cannot."""
-    kind, reason = options.front_end, "asked for"
+def choose_front_end(options: ServeOptions, events: Events) -> tuple[FrontEnd, str]:
+    """The front end that was asked for, and the reason that it is this one, in a few words.
+
+    Raises StateError where the kernel was asked for and cannot.
+    """
+    kind, reason = options.front_end, "as asked for"
     if kind is FrontEndKind.AUTO:
         missing = why_not()
         kind = FrontEndKind.PORTAL if missing else FrontEndKind.TCMU
-        reason = missing or "the kernel has it"
+        reason = missing or "the kernel has TCMU"
     elif kind is FrontEndKind.TCMU:
         missing = make_ready()
         if missing:
@@ -33,5 +36,5 @@ def choose_front_end(options: ServeOptions, events: Events) -> FrontEnd:
             )
     LOG.info("front end: %s (%s)", kind.value, reason)
     if kind is FrontEndKind.TCMU:
-        return TcmuFrontEnd(events)
-    return PortalFrontEnd(options)
+        return TcmuFrontEnd(events), reason
+    return PortalFrontEnd(options), reason

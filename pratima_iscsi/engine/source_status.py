@@ -115,6 +115,7 @@ def source_status(
     alarms: tuple[Alarm, ...],
     *,
     portal: str,
+    front_end: str,
     target: str,
     sessions: int,
 ) -> GroupStatus:
@@ -143,6 +144,7 @@ def source_status(
         links=tuple(link_status(link, clock, waiting, now) for link in backstore.links),
         log=LogStatus(backstore.log.bytes, backstore.log.limit),
         portal=portal,
+        front_end=front_end,
         target=target,
         sessions=sessions,
         alarms=alarms,

@@ -16,6 +16,9 @@ PROGRAMS: Final = lab.PROGRAMS | {
 }
 GROUPS: Final = {
     "lab": ("test_lab.py",),
+    "tcmu": ("test_tcmu.py",),
+    "killed": ("test_killed.py",),
+    "task-management": ("test_task_management.py",),
 }
 """Tests that share a guest: a boot costs ten seconds, and a kernel that dies takes all with it."""
 

@@ -1,0 +1,59 @@
+"""Which front end a daemon gets, and what it says of the choice."""
+
+from pathlib import Path
+
+import pytest
+
+from pratima_iscsi.control.options import FrontEndKind, ServeOptions
+from pratima_iscsi.edges import kernel_target
+from pratima_iscsi.edges.link_address import parse_address
+from pratima_iscsi.engine import front_end_choice
+from pratima_iscsi.engine.front_end_choice import choose_front_end
+from pratima_iscsi.engine.process import Events
+from pratima_iscsi.errors import StateError
+from tests.support.on_loop import on_loop
+
+
+def options(kind: FrontEndKind) -> ServeOptions:
+    return ServeOptions(Path("p"), parse_address("127.0.0.1:0"), (), front_end=kind)
+
+
+async def chosen(kind: FrontEndKind) -> tuple[str, str]:
+    front_end, reason = choose_front_end(options(kind), Events())
+    return front_end.name, reason
+
+
+@pytest.mark.parametrize(
+    ("missing", "name", "reason"),
+    [("", "tcmu", "the kernel has TCMU"), ("not root", "portal", "not root")],
+)
+@on_loop
+async def test_auto_takes_the_kernel_where_it_can(
+    monkeypatch: pytest.MonkeyPatch, missing: str, name: str, reason: str
+) -> None:
+    monkeypatch.setattr(front_end_choice, "why_not", lambda: missing)
+    assert await chosen(FrontEndKind.AUTO) == (name, reason)
+
+
+@on_loop
+async def test_the_portal_asked_for_is_the_portal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(front_end_choice, "why_not", lambda: "")
+    assert await chosen(FrontEndKind.PORTAL) == ("portal", "as asked for")
+
+
+@on_loop
+async def test_the_kernel_asked_for_in_vain_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(front_end_choice, "make_ready", lambda: "the kernel has no module")
+    with pytest.raises(StateError, match=r"cannot serve: the kernel has no module; .*portal"):
+        choose_front_end(options(FrontEndKind.TCMU), Events())
+
+
+def test_what_the_kernel_lacks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_target.os, "geteuid", lambda: 1000)
+    assert kernel_target.why_not(tmp_path) == "not root"
+    monkeypatch.setattr(kernel_target.os, "geteuid", lambda: 0)
+    assert "no target_core_user" in kernel_target.why_not(tmp_path)
+    (tmp_path / "sys/module/target_core_user").mkdir(parents=True)
+    assert "configfs is not mounted" in kernel_target.why_not(tmp_path)
+    (tmp_path / "sys/kernel/config/target").mkdir(parents=True)
+    assert kernel_target.why_not(tmp_path) == ""

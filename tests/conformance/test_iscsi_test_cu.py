@@ -32,10 +32,10 @@ VOLUME_BYTES = 256 << 20
 SECONDS_MAX = 200.0
 
 
-def suite(family: str, url: str) -> dict[str, Outcome]:
+def suite(family: str, url: str, seconds: float = SECONDS_MAX) -> dict[str, Outcome]:
     """Run one family of tests; the tool's exit code says less than its text."""
     program = tool("iscsi-test-cu", "libiscsi-bin")
-    ended = run(program, "-d", "-v", "-t", family, url, seconds=SECONDS_MAX, exit_codes=(0, 1))
+    ended = run(program, "-d", "-v", "-t", family, url, seconds=seconds, exit_codes=(0, 1))
     return outcomes(ended.stdout)
 
 

@@ -5,6 +5,7 @@ own report and the console; what was skipped there is a skip here, with its reas
 ran no test at all has failed.
 """
 
+import compileall
 import shlex
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -35,18 +36,27 @@ class Skipped:
     reason: str
 
 
-def jobs(tests: Sequence[str], environment: Mapping[str, str] | None = None) -> dict[str, str]:
+def jobs(tests: Sequence[str]) -> dict[str, str]:
     """The jobs that make a guest a target and run ``tests``, pytest's arguments below INSIDE."""
-    told = {MARK: "1", "PYTHONDONTWRITEBYTECODE": "1", **(environment or {})}
-    exports = [f"export {name}={shlex.quote(value)}" for name, value in told.items()]
-    command = shlex.join(
-        [
-            *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-v", "--durations=0"),
-            *("-m", "", f"--junitxml=/lab/{REPORT}", *(str(INSIDE / test) for test in tests)),
-        ]
+    return target_jobs(
+        "2-pytest",
+        *("-m", "pytest", "-p", "no:cacheprovider", "-v", "--durations=0", "-m", ""),
+        f"--junitxml=/lab/{REPORT}",
+        *(str(INSIDE / test) for test in tests),
     )
-    lines = [*exports, f"cd {shlex.quote(str(CHECKOUT))}", f"exec {command}"]
-    return {"1-target": TARGET_SCRIPT.read_text(), "2-pytest": "\n".join(lines) + "\n"}
+
+
+def target_jobs(name: str, *arguments: str) -> dict[str, str]:
+    """The jobs that make a guest a target and run Python in it, from this checkout."""
+    # What the host has compiled a guest need not, each time that a program starts.
+    for package in ("pratima_iscsi", "tests"):
+        compileall.compile_dir(CHECKOUT / package, quiet=1)
+    lines = [
+        f"export {MARK}=1 PYTHONDONTWRITEBYTECODE=1",
+        f"cd {shlex.quote(str(CHECKOUT))}",
+        f"exec {shlex.join([sys.executable, *arguments])}",
+    ]
+    return {"1-target": TARGET_SCRIPT.read_text(), name: "\n".join(lines) + "\n"}
 
 
 def judge(share: Path, results: Mapping[str, lab.JobResult]) -> None:

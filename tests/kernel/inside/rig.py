@@ -28,14 +28,16 @@ from pratima_iscsi.control.status import GroupStatus
 from pratima_iscsi.replication.states import LinkState
 from pratima_iscsi.scsi.device import unit_serial
 from pratima_iscsi.tcmu.names import device_config
-from tests.torture.daemons import PRATIMA, START_SECONDS, Daemon, wait_until
+from tests.torture.daemons import PRATIMA, Daemon, wait_until
 
 MIB: Final = 1 << 20
 IQN: Final = "iqn.2026-11.org.example:lab"
 LOOP_WWN: Final = "naa.5001405{:09x}"
 INITIATOR: Final = "iqn.2026-11.org.example:lab"
-COMMAND_SECONDS: Final = 60
-DISK_SECONDS: Final = 30.0
+COMMAND_SECONDS: Final = 120
+START_SECONDS: Final = 120.0
+"""A program that starts in two seconds takes ten times as long in an emulated, busy machine."""
+DISK_SECONDS: Final = 60.0
 CAUGHT_UP_SECONDS: Final = 90.0
 COMMAND_TIMEOUT_SECONDS: Final = 180
 """The kernel's patience with a handler, longer than anybody's: an emulated machine is slow."""

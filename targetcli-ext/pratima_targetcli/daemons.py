@@ -8,9 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pratima_iscsi.control.client import ControlClient, OperatorError
+from pratima_iscsi.control.client import ControlClient, OperatorError, RequestRefused
 from pratima_iscsi.control.requests import Request
 from pratima_iscsi.control.status import GroupStatus, LinkStatus, NodeStatus, VolumeStatus
+from pratima_iscsi.control.target_list import TargetList, TargetLun, TargetStatus
 from pratima_targetcli.limits import TREE_ANSWER_SECONDS
 from pratima_targetcli.places import Place
 
@@ -26,18 +27,24 @@ class Daemon:
     state: Path
     status: NodeStatus | None = None
     problem: str = "not asked yet"
+    targets: TargetList | None = None
+    """None of a daemon that serves nothing: a replica's, or one that does not answer."""
 
     def look(self) -> None:
         """Ask how it stands; whatever happens is remembered and nothing is raised."""
+        self.status, self.targets = None, None
         try:
             with ControlClient(self.state, TREE_ANSWER_SECONDS) as client:
                 self.status, self.problem = client.status(), ""
+                self.targets = client.targets()
+        except RequestRefused:
+            pass  # a replica's daemon, which has no targets
         except OperatorError as error:
             self.status, self.problem = None, error.problem
 
-    def ask(self, request: Request) -> str:
+    def ask(self, request: Request, seconds: float) -> str:
         """Have something done; what it was, in the daemon's words. Raises OperatorError."""
-        with ControlClient(self.state) as client:
+        with ControlClient(self.state, seconds) as client:
             return str(getattr(client.ask(request), "message", ""))
 
     def group(self, name: str) -> GroupStatus | None:
@@ -57,6 +64,17 @@ class GroupKey:
     def status(self) -> GroupStatus | None:
         """As it was at the last look."""
         return self.daemon.group(self.group)
+
+    @property
+    def target(self) -> TargetStatus | None:
+        """The target that it is."""
+        targets = () if self.daemon.targets is None else self.daemon.targets.targets
+        return next((target for target in targets if target.group == self.group), None)
+
+    @property
+    def units(self) -> tuple[TargetLun, ...]:
+        """The target's logical units."""
+        return () if self.target is None else self.target.luns
 
     def volume(self, name: str) -> VolumeStatus | None:
         """One of its volumes."""

@@ -1,4 +1,4 @@
-"""Makes targetcli importable where PyGObject is missing.
+"""Makes targetcli importable where PyGObject is missing; to import this module does it.
 
 targetcli imports ``gi.repository.Gio`` when it is loaded and uses it only to seek handlers over
 D-Bus, which stock.py does in its own way. One rule: a PyGObject that works is never replaced.
@@ -7,6 +7,7 @@ D-Bus, which stock.py does in its own way. One rule: a PyGObject that works is n
 import importlib
 import sys
 from types import ModuleType, SimpleNamespace
+from typing import Final
 
 
 def stand_in() -> bool:
@@ -20,3 +21,7 @@ def stand_in() -> bool:
         sys.modules |= {"gi": package, "gi.repository": repository}
         return True
     return False
+
+
+PYGOBJECT_IS_MISSING: Final = stand_in()
+"""Whether there is only a stand-in."""

@@ -5,6 +5,9 @@ daemons before it runs a line; nodes keep names and no values, and stay the same
 their names are there.
 """
 
+import glob
+import itertools
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -16,7 +19,7 @@ from pratima_iscsi.control.client import OperatorError
 from pratima_iscsi.control.requests import Request
 from pratima_iscsi.control.units import format_seconds, format_size, parse_size
 from pratima_targetcli.daemons import Daemon
-from pratima_targetcli.limits import EOF_CHARACTERS_SHOWN
+from pratima_targetcli.limits import ANSWER_SECONDS, COMPLETIONS_MAX, REST_CHARACTERS_SHOWN
 from pratima_targetcli.summaries import GONE, Summary, printable
 
 STATUS: Final = "status"
@@ -102,10 +105,17 @@ class Typed(ConfigNode):
         if isinstance(self.shell, LiveShell) and self.shell.live is not None:
             self.shell.live.look()
 
-    def carry_out(self, daemon: Daemon, request: Request) -> None:
+    def flag(self, name: str, text: str | None) -> bool:
+        """A flag of the command line, ``true`` or ``false``; false unless given."""
+        try:
+            return bool(self.ui_eval_param(text, "bool", False))
+        except ExecutionError as error:
+            raise ExecutionError(f"{name}: {error}") from None
+
+    def carry_out(self, daemon: Daemon, request: Request, seconds: float = ANSWER_SECONDS) -> None:
         """Have a daemon do something and say what it did; its refusal is the command's error."""
         try:
-            self.shell.log.info(printable(daemon.ask(request)))
+            self.shell.log.info(printable(daemon.ask(request, seconds)))
         except OperatorError as error:
             raise ExecutionError(printable(str(error))) from None
 
@@ -122,10 +132,10 @@ class Node(Typed):
     def refresh(self) -> None:
         """Bring the children in line with what the daemons said last."""
         for child in self.children:
-            assert isinstance(child, Node)
-            child.refresh()
+            if isinstance(child, Node):
+                child.refresh()
 
-    def keep(self, wanted: Mapping[str, Callable[[str], "Node"]]) -> None:
+    def keep(self, wanted: Mapping[str, Callable[[str], ConfigNode]]) -> None:
         """Have exactly the children of these names: the old ones, and new ones made by name."""
         for child in tuple(self.children):
             if child.name not in wanted:
@@ -187,7 +197,7 @@ class LiveShell(ConfigShell):
         try:
             self._parser.parse_string(cmdline, parse_all=True)
         except ParseException as error:
-            rest = cmdline[error.loc :][:EOF_CHARACTERS_SHOWN]
+            rest = cmdline[error.loc :][:REST_CHARACTERS_SHOWN]
             raise ExecutionError(
                 f"not understood from {rest!r} on; values hold no spaces and no quotes"
             ) from None
@@ -213,6 +223,13 @@ def complete(candidates: Iterable[str], text: str) -> list[str]:
     """What a completion offers, in configshell's way: a blank after the only one."""
     found = sorted({candidate for candidate in candidates if candidate.startswith(text)})
     return [found[0] + " "] if len(found) == 1 else found
+
+
+def complete_path(text: str) -> list[str]:
+    """Files and directories that a path may go on with, in their order."""
+    found = sorted(itertools.islice(glob.iglob(glob.escape(text) + "*"), COMPLETIONS_MAX))
+    found = [f"{path}/" if os.path.isdir(path) else path for path in found]
+    return [found[0] + " "] if len(found) == 1 and not found[0].endswith("/") else found
 
 
 def _read(parameters: tuple[Parameter, ...], name: str, found: object) -> object:

@@ -44,6 +44,27 @@ VOLUME_STATUSES: Final = (
     Parameter("failed", "string", "Why it takes no writes.", lambda v: printable(v.failed) or None),
 )
 
+UNIT_SETTINGS: Final = (
+    Parameter("path", "string", "File or block device.", lambda u: printable(u.unit.path)),
+    Parameter("target", "string", "Its target's iSCSI name.", lambda u: u.target.iqn or None),
+    Parameter("lun", "number", "Its number there.", lambda u: u.unit.lun),
+    Parameter("block_size", "number", "Bytes of a logical block.", lambda u: u.target.block_size),
+    Parameter("origin", "string", "Where it was made.", lambda u: u.target.origin.value),
+)
+UNIT_STATUSES: Final = (
+    Parameter("size", "size", "Its size.", lambda u: u.unit.size),
+    Parameter("size_bytes", "number", "Its size in bytes.", lambda u: u.unit.size),
+    Parameter("serial", "string", "What by-id names are made of.", lambda u: u.unit.serial),
+    Parameter("portals", "string", "Where it is.", lambda u: ", ".join(u.target.portals) or None),
+    Parameter("sessions", "number", "iSCSI sessions.", lambda u: u.target.sessions),
+    Parameter(
+        "failed",
+        "string",
+        "Why it takes no writes.",
+        lambda u: (u.volume and printable(u.volume.failed)) or None,
+    ),
+)
+
 LINK_SETTINGS: Final = (
     Parameter("replica", "string", "The replica's address.", lambda k: printable(k.replica)),
     Parameter("mode", "string", "When a write completes.", lambda k: k.mode),

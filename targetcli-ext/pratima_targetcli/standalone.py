@@ -12,6 +12,15 @@ from pratima_targetcli.daemons import Daemons
 from pratima_targetcli.nodes import LiveShell, Node
 from pratima_targetcli.summaries import Summary
 from pratima_targetcli.tree import Pratima
+from pratima_targetcli.volumes import Backstore
+
+
+class Backstores(Node):
+    """``/backstores``, with the only one that there is without LIO."""
+
+    def __init__(self, parent: Node, daemons: Daemons) -> None:
+        super().__init__("backstores", parent)
+        Backstore(self, daemons)
 
 
 class Root(Node):
@@ -19,11 +28,13 @@ class Root(Node):
 
     def __init__(self, shell: ConfigShell, daemons: Daemons) -> None:
         super().__init__("/", shell=shell)
-        self.pratima = Pratima(self, daemons)
+        self.daemons = daemons
+        Backstores(self, daemons)
+        Pratima(self, daemons)
 
     def look(self) -> None:
         """Ask the daemons, and bring the whole tree in line."""
-        self.pratima.daemons.look()
+        self.daemons.look()
         self.refresh()
 
     def summary(self) -> Summary:

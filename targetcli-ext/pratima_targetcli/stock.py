@@ -6,25 +6,25 @@ take the tree away from us: its daemon, and the D-Bus look-up that starts tcmu-r
 
 import importlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from pratima_targetcli.gi_stand_in import stand_in
+from pratima_targetcli.gi_stand_in import PYGOBJECT_IS_MISSING
 
-WITHOUT_PYGOBJECT = stand_in()
-"""Whether targetcli was loaded beside a stand-in; it must be there before the imports below."""
+# isort: split
+# Only now: what follows imports PyGObject, or finds what stands in for it.
 
-import targetcli  # noqa: E402
-from configshell import ConfigShell  # noqa: E402
-from targetcli import targetcli_shell, ui_root  # noqa: E402
+import targetcli
+from configshell import ConfigNode, ConfigShell
+from targetcli import targetcli_shell, ui_backstore, ui_root
 
-from pratima_targetcli.daemons import Daemons  # noqa: E402
-from pratima_targetcli.dbus_handlers import service_runs  # noqa: E402
-from pratima_targetcli.nodes import LiveShell  # noqa: E402
-from pratima_targetcli.places import NotUnderstood  # noqa: E402
-from pratima_targetcli.tree import Pratima  # noqa: E402
-
-HANDLER = "pratima"
+from pratima_targetcli.daemons import Daemons
+from pratima_targetcli.dbus_handlers import service_runs
+from pratima_targetcli.nodes import LiveShell, Node
+from pratima_targetcli.places import NotUnderstood
+from pratima_targetcli.summaries import Summary
+from pratima_targetcli.tree import Pratima
+from pratima_targetcli.volumes import HANDLER, NAME, Backstore, Unit, VolumeCommands
 
 
 class Shell(LiveShell, targetcli_shell.TargetCLI):
@@ -35,12 +35,85 @@ class Backstores(ui_root.UIBackstores):
     """``/backstores``: stock's, ours, and what others offer over D-Bus if they run already."""
 
     def _user_backstores(self) -> Iterator[tuple[str, object, dict[str, object]]]:
-        if WITHOUT_PYGOBJECT:
+        if PYGOBJECT_IS_MISSING:
             return
         gio: Any = importlib.import_module("gi.repository.Gio")
         glib: Any = importlib.import_module("gi.repository.GLib")
         if service_runs(gio, glib):
             yield from (known for known in super()._user_backstores() if known[0] != HANDLER)
+
+    def refresh(self) -> None:
+        """Stock's backstores, and ours."""
+        super().refresh()
+        root = self.get_root()
+        assert isinstance(root, Root)
+        KernelBackstore(self, root.daemons).refresh()
+
+
+class KernelBackstore(Backstore):
+    """``/backstores/user:pratima``, whose volumes are storage objects where the kernel has them."""
+
+    devices: dict[str, ui_backstore.UserBackedStorageObject]
+    """The kernel's devices of ours, by the serial of their unit."""
+
+    def refresh(self) -> None:
+        """Everything is made anew, for a storage object stands for what was there when it was."""
+        self._children.clear()
+        self.devices = {}
+        for device in ui_backstore.RTSRoot().storage_objects:
+            if device.plugin == "user":
+                handler, _, serial = (device.config or "").partition("/")
+                if handler == HANDLER:
+                    self.devices[serial] = device
+        super().refresh()
+
+    def wanted(self) -> dict[str, Callable[[str], ConfigNode]]:
+        """Also the devices of ours for which no daemon answers."""
+        wanted = super().wanted()
+        known = {unit.serial for _, key in self.targets() for unit in key.units}
+        for serial, device in self.devices.items():
+            if serial not in known:
+                wanted[device.name] = lambda _, device=device: OrphanedDevice(device, self)  # type: ignore[misc]
+        return wanted
+
+    def volume(self, name: str, key: Unit) -> ConfigNode:
+        """A storage object where the kernel has the volume."""
+        device = self.devices.get(key.unit.serial) if key.unit else None
+        if device is None:
+            return super().volume(name, key)
+        return KernelVolume(name, self, key, device)
+
+
+class KernelVolume(VolumeCommands, ui_backstore.UIUserBackedStorageObject):
+    """A volume that the kernel serves: what stock tells of it, and what its daemon tells."""
+
+    def __init__(
+        self, name: str, parent: ConfigNode, key: Unit, device: ui_backstore.UserBackedStorageObject
+    ) -> None:
+        self.key = key
+        super().__init__(device, parent)
+        self._name = name
+        self.define_parameters()
+
+    def summary(self) -> Summary:
+        """With the kernel's word for whether a LUN uses it."""
+        said, colour = super().summary()
+        return f"{said} {self.rtsnode.status}", colour
+
+    def ui_command_info(self) -> None:
+        """
+        Tell everything that is known of the volume, by its daemon and by the kernel.
+        """
+        super().ui_command_info()
+        ui_backstore.UIUserBackedStorageObject.ui_command_info(self)
+
+
+class OrphanedDevice(ui_backstore.UIUserBackedStorageObject):
+    """A device of ours in the kernel, while the daemon that would serve it does not answer."""
+
+    def summary(self) -> Summary:
+        """What to do about it."""
+        return f"{self.rtsnode.config}: no daemon here answers for it; start it", False
 
 
 class Root(ui_root.UIRoot):
@@ -61,14 +134,10 @@ class Root(ui_root.UIRoot):
     def look(self) -> None:
         """Ask the daemons, and bring what is ours in line."""
         self.daemons.look()
-        self.pratima.refresh()
-
-    @property
-    def pratima(self) -> Pratima:
-        """The node of that name."""
-        found = self.get_child("pratima")
-        assert isinstance(found, Pratima)
-        return found
+        for path in ("/pratima", f"/backstores/{NAME}"):
+            found = self.get_node(path)
+            assert isinstance(found, Node)
+            found.refresh()
 
 
 def _stay(shell: ConfigShell, interactive: bool) -> None:

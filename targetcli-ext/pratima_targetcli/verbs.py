@@ -46,13 +46,6 @@ class LinkVerbs(Node):
         request = make(group=links.group.group, replica=links.replica, **flags)
         self.carry_out(links.group.daemon, request)
 
-    def flag(self, name: str, text: str | None) -> bool:
-        """A flag of the command line, ``true`` or ``false``; false unless given."""
-        try:
-            return bool(self.ui_eval_param(text, "bool", False))
-        except ExecutionError as error:
-            raise ExecutionError(f"{name}: {error}") from None
-
     def given_up(self, name: str, text: str | None, what: str) -> bool:
         """The same where nothing is done without it; ``what`` says what it gives up."""
         if not self.flag(name, text):

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from configshell import ExecutionError
 from configshell.console import Console
 from configshell.prefs import Prefs
 from pratima_targetcli import main, stock
@@ -18,6 +19,7 @@ from pratima_targetcli.gi_stand_in import stand_in
 from pratima_targetcli.places import Place
 from targetcli import targetcli_shell, ui_backstore, ui_root
 
+from pratima_iscsi.control.client import ControlClient
 from tests.integration.daemons.nodes import MIB, Primary, directory
 
 
@@ -30,6 +32,35 @@ class PlayedKernel:
 
     def invalidate_caches(self) -> None:
         """Nothing is cached."""
+
+
+class PlayedDevice:
+    """A TCMU device as rtslib would tell of it."""
+
+    plugin = "user"
+    status = "activated"
+    size = 4 * MIB
+    alua_tpgs: tuple[object, ...] = ()
+
+    def __init__(self, name: str, config: str) -> None:
+        self.name = name
+        self.config = config
+
+    def list_parameters(self, writable: bool = True) -> list[str]:
+        """None."""
+        return []
+
+    def list_attributes(self, writable: bool = True) -> list[str]:
+        """One, writable."""
+        return ["cmd_time_out"] if writable else []
+
+    def get_attribute(self, name: str) -> str:
+        """Of the one."""
+        return "60"
+
+    def dump(self) -> dict[str, object]:
+        """As stock's info wants it."""
+        return {"config": self.config, "name": self.name}
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +127,7 @@ def test_stock_targetcli_has_our_branch(
 def test_our_branch_outlives_stocks_refresh(
     primary: Primary, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stock.install(Daemons([Place("p", primary.state)]))
-    shell = stock.Shell()
-    root = stock.Root(shell)
-    root.refresh()
+    shell = installed(primary)
     shell.run_cmdline("cd /pratima/groups/default")
     shell.run_cmdline("set global color_mode=true")  # stock makes the whole tree anew then
     shell.run_cmdline("pwd")
@@ -133,6 +161,56 @@ def test_another_targetcli_is_refused(
     monkeypatch.setattr(stock.targetcli, "__version__", "2.1.54")
     assert main.main(["--state", "x", "ls"]) == 1
     assert "targetcli 2.1.54 is not one" in capsys.readouterr().err
+
+
+def installed(primary: Primary) -> stock.Shell:
+    """The stock root in this process."""
+    stock.install(Daemons([Place("p", primary.state)]))
+    shell = stock.Shell()
+    stock.Root(shell).refresh()
+    return shell
+
+
+def test_a_volume_that_the_kernel_serves_is_a_storage_object(
+    primary: Primary, kernel: PlayedKernel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ControlClient(primary.state) as client:
+        (target,) = client.targets().targets
+    device = PlayedDevice("any-name", f"pratima/{target.luns[0].serial}")
+    kernel.storage_objects = [device, PlayedDevice("foreign", "qcow/x")]
+    shell = installed(primary)
+    shell.run_cmdline("/backstores/user:pratima ls")
+    path = "/backstores/user:pratima/default.lun0"
+    shell.run_cmdline(f"{path} info")
+    shell.run_cmdline(f"{path} get attribute cmd_time_out")
+    shell.run_cmdline(f"{path} get status size")
+    shown = capsys.readouterr().out
+    assert f"[{primary.volume} (4 MiB) activated]" in shown and "o- alua " in shown
+    assert f"serial: {target.luns[0].serial}" in shown and "name: any-name" in shown
+    assert "cmd_time_out=60" in shown and "size=4 MiB" in shown
+    assert "foreign" not in shown
+    assert shell._root_node.get_node(path).rtsnode is device
+
+
+def test_a_volume_of_the_portal_is_no_storage_object(
+    primary: Primary, kernel: PlayedKernel
+) -> None:
+    shell = installed(primary)
+    shell.run_cmdline("pwd")
+    node = shell._root_node.get_node("/backstores/user:pratima/default.lun0")
+    with pytest.raises(ExecutionError, match="embedded portal serves it"):
+        node.rtsnode  # noqa: B018 - what stock does to make a LUN of it
+
+
+def test_a_device_without_its_daemon_is_shown(
+    primary: Primary, kernel: PlayedKernel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kernel.storage_objects = [PlayedDevice("orphan", "pratima/" + "0" * 32)]
+    shell = installed(primary)
+    shell.run_cmdline("/backstores/user:pratima ls")
+    assert "no daemon here answers for it; start it" in capsys.readouterr().out
+    with pytest.raises(ExecutionError, match="start its daemon"):
+        shell.run_cmdline("/backstores/user:pratima delete orphan")
 
 
 # --- PyGObject, there or not ---------------------------------------------------------------------

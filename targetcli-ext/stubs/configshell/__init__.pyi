@@ -1,6 +1,6 @@
 """What the extension uses of configshell-fb, which has no types of its own."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from pyparsing import ParserElement
 
@@ -48,6 +48,7 @@ class ConfigNode:
         description: str | None = None,
         writable: bool = True,
     ) -> None: ...
+    def get_type_method(self, type: str) -> Callable[..., object]: ...
     def ui_eval_param(self, ui_value: str | None, type: str, default: object) -> object: ...
     def ui_command_ls(self, path: str | None = None, depth: str | None = None) -> None: ...
 

@@ -3,7 +3,7 @@ from collections.abc import Iterator
 from configshell import ConfigNode
 from targetcli.ui_node import UINode, UIRTSLibNode
 
-class StorageObject:
+class UserBackedStorageObject:
     plugin: str
     name: str
     config: str | None
@@ -12,7 +12,7 @@ class StorageObject:
 
 class RTSRoot:
     @property
-    def storage_objects(self) -> Iterator[StorageObject]: ...
+    def storage_objects(self) -> Iterator[UserBackedStorageObject]: ...
 
 class UIBackstores(UINode):
     def __init__(self, parent: ConfigNode) -> None: ...
@@ -22,5 +22,7 @@ class UIBackstore(UINode):
     def __init__(self, plugin: str, parent: ConfigNode) -> None: ...
 
 class UIUserBackedStorageObject(UIRTSLibNode):
-    rtsnode: StorageObject
-    def __init__(self, storage_object: StorageObject, parent: ConfigNode) -> None: ...
+    rtsnode: UserBackedStorageObject
+    _name: str
+    def __init__(self, storage_object: UserBackedStorageObject, parent: ConfigNode) -> None: ...
+    def ui_command_info(self) -> None: ...

@@ -222,6 +222,20 @@ TCMU_RETRY_SECONDS_MIN: Final = 0.05
 TCMU_DRAIN_SECONDS: Final = 3.0
 """How long a stop waits for what a device has under way."""
 
+# --- the kernel's target -----------------------------------------------------------------------
+LIO_QUEUE_DEPTH: Final = 128
+"""Commands of one session at once: its CmdSN window."""
+LIO_COMMAND_SECONDS: Final = 60
+"""After so long without our answer LIO gives an error: above the worst restart and a sync wait."""
+LIO_DATA_AREA_MIB: Final = 64
+"""Memory for the data of one device's commands; what finds no room waits in the kernel."""
+LIO_SECONDS_MAX: Final = 40.0
+"""How long a change of LIO is waited for; the kernel may sleep in it for as long as it likes."""
+LIO_CHECK_SECONDS: Final = 5.0
+"""How often LIO is compared with what it should be; a difference is mended when seen twice."""
+PORTALS_MAX: Final = 16
+"""Portals of one of the kernel's targets."""
+
 # --- the SCSI layer ----------------------------------------------------------------------------
 COMPARE_BLOCKS_MAX: Final = 255
 """Blocks of one COMPARE AND WRITE: what its one-byte length can say."""

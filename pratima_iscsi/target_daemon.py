@@ -23,6 +23,7 @@ from pratima_iscsi.engine.process import (
     Events,
     log_to_stderr,
     node_id,
+    printable,
     run_loop,
     say_ready,
     state_directory,
@@ -53,7 +54,7 @@ class TargetDaemon(SourceVerbs):
         self.started = time.monotonic()
         self._context = LinkContext()
         self._node = node_id(directory)
-        self.front_end, self._why = choose_front_end(options, self.events)
+        self.front_end, self._why = choose_front_end(options, self.events, directory, self._node)
         self.targets = Targets(directory, options, self.groups, self._open_group, self.front_end)
 
     async def _open_group(self, options: ServeGroup) -> ServedGroup:
@@ -96,6 +97,7 @@ class TargetDaemon(SourceVerbs):
                     self.events.alarms(known.options.name),
                     portal=self.front_end.address(known),
                     front_end=f"{self.front_end.name} ({self._why})",
+                    trouble=self.front_end.trouble(known),
                     target=known.options.target,
                     sessions=self.front_end.sessions(known),
                 )
@@ -110,12 +112,12 @@ class TargetDaemon(SourceVerbs):
 
     async def create_target(self, section: ServeGroupSection) -> str:
         """Serve one more group."""
-        self.events.control(f"group {section.name}", "target create")
+        self.events.control(f"group {printable(section.name)}", "target create")
         return await asyncio.shield(self.targets.create(section))
 
     async def delete_target(self, group: str, end_sessions: bool) -> str:
         """Serve a group no more."""
-        self.events.control(f"group {group}", "target delete")
+        self.events.control(f"group {printable(group)}", "target delete")
         return await asyncio.shield(self.targets.delete(group, end_sessions=end_sessions))
 
     async def list_targets(self) -> TargetList:

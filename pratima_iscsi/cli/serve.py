@@ -41,6 +41,11 @@ from pratima_iscsi.errors import UsageError
     show_default=True,
     help="The kernel's target (tcmu), or the portal; auto: the kernel's where it is loaded.",
 )
+@click.option(
+    "--no-lio-setup",
+    is_flag=True,
+    help="With the kernel: carry out commands, and leave targets to whoever makes them.",
+)
 @target_options
 @click.option("--group", default=DEFAULT_GROUP, show_default=True, help="The group's name.")
 @click.option("--key", type=FILE, help="This node's key pair (pratima keygen).")
@@ -101,6 +106,7 @@ def parse(context: click.Context) -> ServeOptions:
         group=group,
         portal=portal,
         front_end=FrontEndKind(given["front_end"]),
+        lio_setup=not given["no_lio_setup"],
         key=str(given["key"] or ""),
         allow=str(given["allow"] or ""),
     )

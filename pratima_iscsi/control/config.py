@@ -81,6 +81,7 @@ def serve_options(file: ServeFile, base: Path) -> ServeOptions:
         groups=(),
         account=_account(file.portal, base),
         front_end=file.front_end,
+        lio_setup=file.lio_setup,
         insecure_no_chap=file.portal.insecure_no_chap,
         keys=keys,
         allowed=allowed,

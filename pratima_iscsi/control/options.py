@@ -87,6 +87,8 @@ class ServeOptions:
     account: Account | None = None
     """CHAP for discovery; None: none."""
     front_end: FrontEndKind = FrontEndKind.AUTO
+    lio_setup: bool = True
+    """The kernel's targets are made by us; else somebody else makes them for our devices."""
     insecure_no_chap: bool = False
     """A target may be served off loopback to whoever reaches it."""
     keys: CurveKeys | None = None

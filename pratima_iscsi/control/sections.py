@@ -106,6 +106,7 @@ class ServeFile(_Section):
     state: _Some
     group: tuple[ServeGroupSection, ...] = ()
     front_end: FrontEndKind = FrontEndKind.AUTO
+    lio_setup: bool = True
     portal: PortalSection = msgspec.field(default_factory=PortalSection)
     key: str = ""
     allow: str = ""

@@ -6,7 +6,6 @@ It is replaced as a whole: written beside the old one, synced, renamed, and the 
 One rule: what it says is what a restart serves.
 """
 
-import contextlib
 from typing import Final
 
 import msgspec
@@ -18,7 +17,6 @@ from pratima_iscsi.errors import StateError, UsageError
 from pratima_iscsi.limits import CONFIG_BYTES_MAX
 
 NAME: Final = "targets.toml"
-_NEW: Final = NAME + ".new"
 _HEAD: Final = """\
 # Made by `pratima target create` and `pratima target delete`; edit it only while no daemon runs.
 # It has the [[group]] sections of a configuration file, and names secrets' files, never secrets.
@@ -42,16 +40,7 @@ def write_targets(directory: DiskDirectory, file: TargetsFile) -> None:
             "serve some of the groups with another daemon",
         )
     try:
-        with contextlib.suppress(FileNotFoundError):
-            directory.unlink(_NEW)
-        new = directory.open(_NEW, create=True)
-        try:
-            new.pwrite(data, 0)
-            new.fdatasync()
-        finally:
-            new.close()
-        directory.rename(_NEW, NAME)
-        directory.sync()
+        directory.replace(NAME, data)
     except OSError as error:
         raise StateError(
             f"{directory.path / NAME} cannot be written: {error.strerror or error}",

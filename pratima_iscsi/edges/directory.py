@@ -4,6 +4,7 @@ One rule: every file is a regular file of ours, opened without following a link,
 owner only; and the directory is locked, so that one process at a time has it.
 """
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -175,6 +176,20 @@ class DiskDirectory:
     def rename(self, old: str, new: str) -> None:
         """Replace ``new`` by ``old``, atomically; durable after ``sync``."""
         os.rename(_plain(old), _plain(new), src_dir_fd=self._fd, dst_dir_fd=self._fd)
+
+    def replace(self, name: str, data: bytes) -> None:
+        """Make ``data`` the content of ``name``, atomically and durably. Raises OSError."""
+        new = f"{name}.new"
+        with contextlib.suppress(FileNotFoundError):
+            self.unlink(new)
+        file = self.open(new, create=True)
+        try:
+            file.pwrite(data, 0)
+            file.fdatasync()
+        finally:
+            file.close()
+        self.rename(new, name)
+        self.sync()
 
     def unlink(self, name: str) -> None:
         """Remove a file; durable after ``sync``."""

@@ -33,5 +33,8 @@ class FrontEnd(Protocol):
     def sessions(self, group: ServedGroup) -> int:
         """Sessions that are logged in to the group's target, as they were last seen."""
 
+    def trouble(self, group: ServedGroup) -> str:
+        """What keeps initiators from using the group as it should be; empty: nothing."""
+
     async def count_sessions(self, group: ServedGroup) -> int:
         """The same, seen now."""

@@ -7,8 +7,11 @@ import logging
 from typing import Final
 
 from pratima_iscsi.control.options import FrontEndKind, ServeOptions
+from pratima_iscsi.edges.directory import DiskDirectory
 from pratima_iscsi.edges.kernel_target import make_ready, why_not
 from pratima_iscsi.engine.front_end import FrontEnd
+from pratima_iscsi.engine.kernel_setup import KernelSetup, device_prefix
+from pratima_iscsi.engine.lio_front_end import LioFrontEnd
 from pratima_iscsi.engine.portal_front_end import PortalFrontEnd
 from pratima_iscsi.engine.process import Events
 from pratima_iscsi.engine.tcmu_front_end import TcmuFrontEnd
@@ -17,7 +20,9 @@ from pratima_iscsi.errors import StateError
 LOG: Final = logging.getLogger(__name__)
 
 
-def choose_front_end(options: ServeOptions, events: Events) -> tuple[FrontEnd, str]:
+def choose_front_end(
+    options: ServeOptions, events: Events, directory: DiskDirectory, node: bytes
+) -> tuple[FrontEnd, str]:
     """The front end that was asked for, and the reason that it is this one, in a few words.
 
     Raises StateError where the kernel was asked for and cannot.
@@ -36,5 +41,17 @@ def choose_front_end(options: ServeOptions, events: Events) -> tuple[FrontEnd, s
             )
     LOG.info("front end: %s (%s)", kind.value, reason)
     if kind is FrontEndKind.TCMU:
-        return TcmuFrontEnd(events), reason
+        return _kernel(options, events, directory, node), reason
     return PortalFrontEnd(options), reason
+
+
+def _kernel(
+    options: ServeOptions, events: Events, directory: DiskDirectory, node: bytes
+) -> FrontEnd:
+    devices = TcmuFrontEnd(events)
+    if not options.lio_setup:
+        return devices
+    from pratima_iscsi.edges.lio import Lio  # rtslib, which a portal can do without
+
+    setup = KernelSetup(Lio(device_prefix(node)), directory, node, options)
+    return LioFrontEnd(devices, setup, events)

@@ -62,6 +62,10 @@ class PortalFrontEnd:
         """Sessions that are logged in to the group's target."""
         return self._directory.sessions_of(group.options.target)
 
+    def trouble(self, group: ServedGroup) -> str:
+        """Nothing that is known here."""
+        return ""
+
     async def count_sessions(self, group: ServedGroup) -> int:
         """The same: the portal knows at any time."""
         return self.sessions(group)

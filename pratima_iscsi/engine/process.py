@@ -51,13 +51,8 @@ def node_id(directory: DiskDirectory) -> bytes:
         file.close()
         if any(value):
             return value
-    file = directory.open(name + ".new", create=True)
     value = secrets.token_bytes(16)
-    file.pwrite(value, 0)
-    file.fdatasync()
-    file.close()
-    directory.rename(name + ".new", name)
-    directory.sync()
+    directory.replace(name, value)
     return value
 
 

@@ -116,6 +116,7 @@ def source_status(
     *,
     portal: str,
     front_end: str,
+    trouble: str,
     target: str,
     sessions: int,
 ) -> GroupStatus:
@@ -145,6 +146,7 @@ def source_status(
         log=LogStatus(backstore.log.bytes, backstore.log.limit),
         portal=portal,
         front_end=front_end,
+        failed=trouble,
         target=target,
         sessions=sessions,
         alarms=alarms,

@@ -206,6 +206,7 @@ class Targets:
             mutual_user=account.mutual_name if account else "",
             replicas=tuple(replica.name for replica in options.replicas),
             sessions=self._front_end.sessions(group),
+            failed=self._front_end.trouble(group),
         )
 
     def _failed_status(self, name: str, error: OperatorError) -> TargetStatus:

@@ -49,6 +49,10 @@ class TcmuFrontEnd:
         """None that are known here: sessions are the kernel's."""
         return 0
 
+    def trouble(self, group: ServedGroup) -> str:
+        """Nothing that is known here."""
+        return ""
+
     async def count_sessions(self, group: ServedGroup) -> int:
         """The same."""
         return self.sessions(group)

@@ -13,9 +13,13 @@ PROGRAMS: Final = lab.PROGRAMS | {
     "mkfs.ext4": "e2fsprogs",
     "dmsetup": "dmsetup",
     "modprobe": "kmod",
+    "fio": "fio",
+    "tc": "iproute2",
 }
 GROUPS: Final = {
     "lab": ("test_lab.py",),
+    "lio": ("test_lio.py",),
+    "lio-faults": ("test_lio_faults.py",),
     "tcmu": ("test_tcmu.py",),
     "killed": ("test_killed.py",),
     "task-management": ("test_task_management.py",),

@@ -21,8 +21,10 @@ from typing import Final
 
 from pratima_iscsi import cli
 from pratima_iscsi.control.client import ControlClient
+from pratima_iscsi.control.config import TARGET_PREFIX
 from pratima_iscsi.control.requests import ReconnectRequest
 from pratima_iscsi.control.status import GroupStatus, LinkStatus, NodeStatus, exit_code
+from pratima_iscsi.control.target_list import TargetStatus
 from pratima_iscsi.edges.initiator import Initiator, Ticket, write_16
 from pratima_iscsi.errors import OperatorError
 from pratima_iscsi.iscsi.chap import Account
@@ -277,6 +279,39 @@ class Primary(Node):
     def wait_synced(self, *others: Daemon, group: str = "") -> GroupStatus:
         """Wait until every link is SYNCED, none degraded and nothing waits in the log."""
         return self.wait_status(in_step, "in step", *others, group=group)
+
+
+class Served(Node):
+    """``pratima serve`` with a portal and no group of its own."""
+
+    def __init__(self, place: Path, *options: str, portal: int = 0) -> None:
+        self.portal_port = portal or ports(1)
+        listen = f"127.0.0.1:{self.portal_port}"
+        super().__init__("serve", "served", place, ["--portal", listen, *options])
+
+    def create(self, name: str, *options: str) -> Ran:
+        """``pratima target create``, with a volume of its name unless one is given."""
+        if "--volume" not in options:
+            options = ("--volume", str(self.place / f"{name}.img"), "--size", "8MiB", *options)
+        return pratima("target", "create", name, "--state", str(self.state), *options)
+
+    def delete(self, name: str, *options: str) -> Ran:
+        """``pratima target delete``."""
+        return pratima("target", "delete", name, "--state", str(self.state), *options)
+
+    def targets(self) -> dict[str, TargetStatus]:
+        """``pratima target list``, by group."""
+        with ControlClient(self.state) as client:
+            return {target.group: target for target in client.targets().targets}
+
+    def session(self, name: str, **options: object) -> Initiator:
+        """A session with a target."""
+        return Initiator.connect(
+            "127.0.0.1",
+            self.portal_port,
+            target=TARGET_PREFIX + name,
+            **options,  # type: ignore[arg-type]
+        )
 
 
 def in_step(status: GroupStatus) -> bool:

@@ -7,56 +7,23 @@ from pathlib import Path
 import pytest
 
 from pratima_iscsi.control.client import ControlClient
-from pratima_iscsi.control.target_list import Origin, TargetStatus
+from pratima_iscsi.control.config import TARGET_PREFIX
+from pratima_iscsi.control.target_list import Origin
 from pratima_iscsi.edges.initiator import Initiator, LoginError, discover
 from pratima_iscsi.iscsi.chap import Account
 from tests.integration.daemons.nodes import (
     BLOCK,
     MIB,
-    Node,
     Primary,
     Ran,
     Replica,
-    ports,
+    Served,
     pratima,
     same,
 )
 from tests.torture.daemons import wait_until
 
-IQN = "iqn.2026-01.io.github.pratima:"
-
-
-class Served(Node):
-    """``pratima serve`` with a portal and no group of its own."""
-
-    def __init__(self, place: Path, *options: str, portal: int = 0) -> None:
-        self.portal_port = portal or ports(1)
-        listen = f"127.0.0.1:{self.portal_port}"
-        super().__init__("serve", "served", place, ["--portal", listen, *options])
-
-    def create(self, name: str, *options: str) -> Ran:
-        """``pratima target create``, with a volume of its name unless one is given."""
-        if "--volume" not in options:
-            options = ("--volume", str(self.place / f"{name}.img"), "--size", "8MiB", *options)
-        return pratima("target", "create", name, "--state", str(self.state), *options)
-
-    def delete(self, name: str, *options: str) -> Ran:
-        """``pratima target delete``."""
-        return pratima("target", "delete", name, "--state", str(self.state), *options)
-
-    def targets(self) -> dict[str, TargetStatus]:
-        """``pratima target list``, by group."""
-        with ControlClient(self.state) as client:
-            return {target.group: target for target in client.targets().targets}
-
-    def session(self, name: str, **options: object) -> Initiator:
-        """A session with a target."""
-        return Initiator.connect(
-            "127.0.0.1",
-            self.portal_port,
-            target=IQN + name,
-            **options,  # type: ignore[arg-type]
-        )
+IQN = TARGET_PREFIX
 
 
 def test_a_target_is_made_used_and_served_again_after_a_restart(place: Path) -> None:

@@ -72,6 +72,7 @@ class Handler(Daemon):
         self.state = directory / "primary-state"
         self.volumes = list(volumes or (directory / f"volume{i}.img" for i in range(len(sizes))))
         command = [*PRATIMA, "serve", "--state", str(self.state), "--front-end", "tcmu"]
+        command.append("--no-lio-setup")
         for volume in self.volumes:
             command += ["--volume", str(volume)]
         for size in sizes if volumes is None else ():

@@ -18,7 +18,8 @@ from typing import Final
 
 import msgspec
 
-from tests.kernel.inside import rig
+from pratima_iscsi.control.client import ControlClient
+from tests.kernel.inside import lio, rig
 from tests.oracle.stamps import SECTOR_BYTES
 from tests.torture.daemons import Primary, Status
 from tests.torture.scene import VOLUME_BYTES, Scene
@@ -100,14 +101,17 @@ class KernelScene(Scene):
         *,
         required: bool = False,
         iscsi: bool = False,
+        lio_setup: bool = False,
     ) -> None:
+        """``lio_setup``: the daemon makes device and target itself."""
         super().__init__(directory, seed, required=required)
-        options = (*options, "--front-end", "tcmu")
+        options = (*options, "--front-end", "tcmu", *(() if lio_setup else ("--no-lio-setup",)))
         self.primary = KernelPrimary(directory, VOLUME_BYTES, self.replica.port, options)
         self.workload = Workload(
             self.recorder, self._connect, seed=seed, depth=DEPTH, mix=Mix(compares=0)
         )
         self._iscsi = iscsi
+        self._lio_setup = lio_setup
 
     async def _connect(self) -> DiskSession:
         return DiskSession(self.disk)
@@ -116,6 +120,11 @@ class KernelScene(Scene):
     def running(self) -> Iterator["KernelScene"]:
         """Start all, make the device and its disk."""
         with super().running(), contextlib.ExitStack() as stack:
+            if self._lio_setup:
+                (self.disk,) = stack.enter_context(self._own_target())
+                self.wait(PATIENCE_SECONDS)
+                yield self
+                return
             made = stack.enter_context(rig.devices(self.primary.state, [VOLUME_BYTES]))
             if self._iscsi:
                 stack.enter_context(rig.iscsi_target(made))
@@ -124,6 +133,17 @@ class KernelScene(Scene):
                 (self.disk,) = stack.enter_context(rig.loopback(made))
             self.wait(PATIENCE_SECONDS)
             yield self
+
+    @contextlib.contextmanager
+    def _own_target(self) -> Iterator[list[Path]]:
+        """The target that the daemon has made, logged in to; at the end it is taken away."""
+        with ControlClient(self.primary.state) as client:
+            (target,) = client.targets().targets
+        try:
+            with lio.login(target.iqn, [target.luns[0].serial], target.portals[0]) as disks:
+                yield disks
+        finally:
+            lio.take_away(self.primary.state)
 
     def wait(self, seconds: int) -> None:
         """How long the initiator waits for one command before it begins to abort."""

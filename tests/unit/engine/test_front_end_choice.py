@@ -6,6 +6,7 @@ import pytest
 
 from pratima_iscsi.control.options import FrontEndKind, ServeOptions
 from pratima_iscsi.edges import kernel_target
+from pratima_iscsi.edges.directory import DiskDirectory
 from pratima_iscsi.edges.link_address import parse_address
 from pratima_iscsi.engine import front_end_choice
 from pratima_iscsi.engine.front_end_choice import choose_front_end
@@ -18,8 +19,10 @@ def options(kind: FrontEndKind) -> ServeOptions:
     return ServeOptions(Path("p"), parse_address("127.0.0.1:0"), (), front_end=kind)
 
 
-async def chosen(kind: FrontEndKind) -> tuple[str, str]:
-    front_end, reason = choose_front_end(options(kind), Events())
+async def chosen(kind: FrontEndKind, place: Path) -> tuple[str, str]:
+    directory = DiskDirectory.open_at(place)
+    front_end, reason = choose_front_end(options(kind), Events(), directory, bytes(16))
+    directory.close()
     return front_end.name, reason
 
 
@@ -29,23 +32,27 @@ async def chosen(kind: FrontEndKind) -> tuple[str, str]:
 )
 @on_loop
 async def test_auto_takes_the_kernel_where_it_can(
-    monkeypatch: pytest.MonkeyPatch, missing: str, name: str, reason: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, missing: str, name: str, reason: str
 ) -> None:
     monkeypatch.setattr(front_end_choice, "why_not", lambda: missing)
-    assert await chosen(FrontEndKind.AUTO) == (name, reason)
+    assert await chosen(FrontEndKind.AUTO, tmp_path) == (name, reason)
 
 
 @on_loop
-async def test_the_portal_asked_for_is_the_portal(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_portal_asked_for_is_the_portal(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(front_end_choice, "why_not", lambda: "")
-    assert await chosen(FrontEndKind.PORTAL) == ("portal", "as asked for")
+    assert await chosen(FrontEndKind.PORTAL, tmp_path) == ("portal", "as asked for")
 
 
 @on_loop
-async def test_the_kernel_asked_for_in_vain_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_kernel_asked_for_in_vain_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(front_end_choice, "make_ready", lambda: "the kernel has no module")
     with pytest.raises(StateError, match=r"cannot serve: the kernel has no module; .*portal"):
-        choose_front_end(options(FrontEndKind.TCMU), Events())
+        await chosen(FrontEndKind.TCMU, tmp_path)
 
 
 def test_what_the_kernel_lacks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,190 @@
+"""The kernel's target as a daemon's front end: LIO set up by us, its commands carried out by us.
+
+The devices' handler (TCMU) attaches before LIO is set up and lets go after: so nothing waits in the
+kernel for somebody who is not there. A stop leaves LIO as it is: initiators see a pause until the
+daemon is back. One rule: what the daemon's file says is put back when something else changed it.
+"""
+
+import asyncio
+import contextlib
+import logging
+from typing import Final
+
+from pratima_iscsi.edges.lio_plan import Problem
+from pratima_iscsi.edges.lio_state import PLUGIN, Kernel
+from pratima_iscsi.engine.front_end import FrontEnd
+from pratima_iscsi.engine.kernel_setup import KernelSetup, Outcome
+from pratima_iscsi.engine.process import Events
+from pratima_iscsi.engine.served_group import ServedGroup
+from pratima_iscsi.errors import StateError
+from pratima_iscsi.limits import LIO_CHECK_SECONDS
+
+LOG: Final = logging.getLogger(__name__)
+STEPS_TOLD: Final = 3
+"""Of what was put back; the log has all."""
+
+
+class LioFrontEnd:
+    """Serves groups through LIO (the FrontEnd protocol)."""
+
+    def __init__(
+        self,
+        devices: FrontEnd,
+        setup: KernelSetup,
+        events: Events,
+        check_seconds: float = LIO_CHECK_SECONDS,
+    ) -> None:
+        """``devices`` carries out the commands of our devices in the kernel."""
+        self._devices = devices
+        self._setup = setup
+        self._events = events
+        self._check_seconds = check_seconds
+        self._groups: dict[str, ServedGroup] = {}
+        """By the names of their targets."""
+        self._found = Kernel()
+        self._problems: dict[str, Problem] = {}
+        self._watch: asyncio.Task[None] | None = None
+        self._change = asyncio.Lock()
+
+    @property
+    def name(self) -> str:
+        """What status calls it."""
+        return self._devices.name
+
+    async def open(self) -> None:
+        """Attach, set LIO up, and keep an eye on it.
+
+        Problems with single targets are alarms, since they may mend (an address that comes up
+        later). Raises StateError where LIO cannot be looked at.
+        """
+        await self._devices.open()
+        self._tell(await self._setup.reconcile())
+        self._watch = asyncio.create_task(self._keep_watch())
+
+    async def add(self, group: ServedGroup) -> None:
+        """Serve a group. Raises OperatorError, with nothing left of the attempt."""
+        options = group.options
+        self._setup.check(options)
+        await self._devices.add(group)
+        self._setup.want(group)
+        self._groups[options.target] = group
+        if self._watch is None:
+            return
+        try:
+            async with self._change:
+                outcome = await self._setup.reconcile()
+                problem = outcome.problem_of(options.target)
+            if problem is not None:
+                raise StateError(problem.problem, problem.next_step)
+        except StateError:
+            await self._give_up(group)
+            raise
+        self._tell(outcome)
+
+    async def remove(self, group: ServedGroup) -> None:
+        """Serve a group no more: its sessions end, target and devices go. Raises StateError."""
+        iqn = group.options.target
+        self._setup.forget(group)
+        async with self._change:
+            outcome = await self._setup.reconcile()
+            left = self._left_of(group, await self._setup.look())
+        if left:
+            self._setup.want(group)
+            reason = outcome.problems[0] if outcome.problems else None
+            raise StateError(
+                f"the kernel still has {left}" + (f": {reason.problem}" if reason else ""),
+                reason.next_step if reason else "see `dmesg` for the kernel's own words",
+            )
+        self._tell(outcome)
+        self._groups.pop(iqn, None)
+        self._problems.pop(iqn, None)
+        await self._devices.remove(group)
+
+    async def close(self) -> None:
+        """Let the devices go, and leave LIO as it is."""
+        if self._watch is not None:
+            self._watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watch
+        self._setup.close()
+        await self._devices.close()
+
+    def address(self, group: ServedGroup) -> str:
+        """Where initiators find the group."""
+        return ", ".join(self._setup.portals(group.options))
+
+    def sessions(self, group: ServedGroup) -> int:
+        """Initiators that were logged in when LIO was last looked at."""
+        target = self._found.targets.get(group.options.target)
+        return len(target.sessions) if target else 0
+
+    async def count_sessions(self, group: ServedGroup) -> int:
+        """The same, now."""
+        self._found = await self._setup.look()
+        return self.sessions(group)
+
+    def trouble(self, group: ServedGroup) -> str:
+        """What keeps initiators from using the group as it should be."""
+        problem = self._problems.get(group.options.target)
+        return str(problem) if problem else ""
+
+    # --- keeping watch ---------------------------------------------------------------------------
+
+    async def _keep_watch(self) -> None:
+        """Mend what differs when it is seen twice: at once would fight whoever clears LIO when the
+        machine goes down, or restores it when it comes up."""
+        seen: tuple[str, ...] = ()
+        while True:
+            await asyncio.sleep(self._check_seconds)
+            try:
+                async with self._change:
+                    self._found, made = await self._setup.compare()
+                    steps = tuple(map(str, made.steps))
+                    if steps and steps == seen:
+                        outcome = await self._setup.reconcile()
+                        steps = ()
+                    else:
+                        outcome = Outcome((), tuple(made.problems))
+                seen = steps
+                self._tell(outcome, put_back=bool(outcome.done))
+            except StateError as error:
+                self._events.note("kernel", "not as it should be", str(error), alarm=True)
+
+    def _tell(self, outcome: Outcome, *, put_back: bool = False) -> None:
+        for step in outcome.done:
+            LOG.info("kernel: %s", step)
+        if put_back:
+            told = "; ".join(outcome.done[:STEPS_TOLD])
+            more = len(outcome.done) - STEPS_TOLD
+            reason = told + (f"; and {more} more" if more > 0 else "")
+            for iqn in sorted(self._groups):
+                if any(iqn in step for step in outcome.done):
+                    where = f"group {self._groups[iqn].options.name}"
+                    self._events.note(where, "put back in the kernel", reason, alarm=True)
+        for problem in outcome.problems:
+            if self._problems.get(problem.iqn) != problem:
+                group = self._groups.get(problem.iqn)
+                where = f"group {group.options.name}" if group else "kernel"
+                self._events.note(where, "not as it should be", str(problem), alarm=True)
+        self._problems = {problem.iqn: problem for problem in outcome.problems}
+
+    # --- the way back ----------------------------------------------------------------------------
+
+    async def _give_up(self, group: ServedGroup) -> None:
+        """Nothing shall be left of a group that could not be served."""
+        self._setup.forget(group)
+        self._groups.pop(group.options.target, None)
+        with contextlib.suppress(StateError):  # It is told why already; the watch tries again.
+            await self._setup.reconcile()
+        await self._devices.remove(group)
+
+    def _left_of(self, group: ServedGroup, found: Kernel) -> str:
+        devices = self._setup.devices(group)
+        for name in devices:
+            if name in found.backstores:
+                return f"device {name}"
+        target = found.targets.get(group.options.target)
+        ours = {f"{PLUGIN}/{name}" for name in devices}
+        if target is not None and ours.intersection(target.luns.values()):
+            return f"target {target.iqn}"
+        return ""

@@ -22,6 +22,7 @@ GROUPS: Final = {
     "lio-faults": ("test_lio_faults.py",),
     "tcmu": ("test_tcmu.py",),
     "killed": ("test_killed.py",),
+    "many": ("test_many.py",),
     "task-management": ("test_task_management.py",),
 }
 """Tests that share a guest: a boot costs ten seconds, and a kernel that dies takes all with it."""

@@ -154,13 +154,18 @@ def make_device(name: str, serial: str, size: int) -> UserBackedStorageObject:
 @contextlib.contextmanager
 def devices(state: Path, sizes: Sequence[int], prefix: str = "vol") -> Iterator[Devices]:
     """Devices for the units of the handler that runs on ``state``; at the end they are gone."""
-    group = bytes.fromhex(group_of(state).group_id)
-    made = Devices([unit_serial(group, index) for index in range(len(sizes))], sizes, prefix)
+    made = Devices(serials(state, len(sizes)), sizes, prefix)
     try:
         wait_attached(state, len(sizes), prefix)
         yield made
     finally:
         made.delete()
+
+
+def serials(state: Path, count: int) -> list[str]:
+    """The serials of the first units of the handler that runs on ``state``."""
+    group = bytes.fromhex(group_of(state).group_id)
+    return [unit_serial(group, index) for index in range(count)]
 
 
 def wait_attached(state: Path, count: int, prefix: str = "vol") -> None:

@@ -23,6 +23,7 @@ GROUPS: Final = {
     "tcmu": ("test_tcmu.py",),
     "killed": ("test_killed.py",),
     "many": ("test_many.py",),
+    "disks": ("test_disks.py",),
     "task-management": ("test_task_management.py",),
 }
 """Tests that share a guest: a boot costs ten seconds, and a kernel that dies takes all with it."""

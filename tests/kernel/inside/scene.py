@@ -21,7 +21,7 @@ import msgspec
 from pratima_iscsi.control.client import ControlClient
 from tests.kernel.inside import lio, rig
 from tests.oracle.stamps import SECTOR_BYTES
-from tests.torture.daemons import Primary, Status
+from tests.torture.daemons import Primary, Replica, Status
 from tests.torture.scene import VOLUME_BYTES, Scene
 from tests.torture.workload import CommandFailed, Mix, Outcome, Workload
 
@@ -112,6 +112,11 @@ class KernelScene(Scene):
         )
         self._iscsi = iscsi
         self._lio_setup = lio_setup
+
+    def keep_replica_in(self, directory: Path) -> None:
+        """Let the replica have its state and volume elsewhere, with the smallest journal."""
+        self.replica = Replica(directory, self.replica.port)
+        self.replica.command += ["--journal-limit", "64MiB"]
 
     async def _connect(self) -> DiskSession:
         return DiskSession(self.disk)

@@ -15,7 +15,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -132,11 +132,15 @@ class Guest:
     def wait_for(self, name: str) -> Path:
         """Wait until the guest has left a file in the share; GuestFailed when it ends before."""
         path = self.share / name
-        while not path.exists():
-            if self._process.poll() is not None or time.monotonic() > self._until:
-                raise self._failure(f"there is no {name}")
-            time.sleep(POLL_SECONDS)
+        self.wait_until(path.exists, f"there is a file {name}")
         return path
+
+    def wait_until(self, predicate: Callable[[], bool], what: str) -> None:
+        """Wait until something is so; GuestFailed when the guest ends before."""
+        while not predicate():
+            if self._process.poll() is not None or time.monotonic() > self._until:
+                raise self._failure(f"it did not come to be that {what}")
+            time.sleep(POLL_SECONDS)
 
     def finish(self) -> dict[str, JobResult]:
         """Wait for the end of all jobs; see ``run_guest``."""

@@ -77,7 +77,7 @@ def failing(name: str, under: Path) -> Iterator[Failing]:
 
 @contextlib.contextmanager
 def logged(name: str, under: Path, log: Path) -> Iterator[Path]:
-    """A device whose writes are remembered in ``log``, in the order in which they became durable."""
+    """A device whose writes are remembered in ``log`` as they become durable."""
     sectors = rig.disk_size(under) // SECTOR_BYTES
     rig.run("dmsetup", "create", name, "--table", f"0 {sectors} log-writes {under} {log}")
     try:

@@ -16,6 +16,7 @@ from typing import Final
 
 from pratima_iscsi.errors import PratimaError
 from pratima_iscsi.operations import Buffer
+from pratima_iscsi.scsi.cdb import LONGEST_FIXED_CDB
 from pratima_iscsi.scsi.task import CHECK_CONDITION
 
 MAILBOX = struct.Struct("=HHIII")
@@ -26,15 +27,14 @@ TAIL_WORD: Final = 64 // 4
 """The head and the tail as indices of 32-bit words; each has a cache line of its own."""
 VERSION: Final = 2
 
-HEADER = struct.Struct("=IHBB")
-"""operation and length, command's id, the kernel's flags, our flags"""
 REQUEST = struct.Struct("=IHBBIIIIQ")
-"""the header; iovecs, further ones of bidirectional and of protection data; padding; CDB's place"""
+"""operation and length, command's id, the kernel's flags, our flags; iovecs, further ones of
+bidirectional and of protection data; padding; the CDB's place"""
 IOVEC = struct.Struct("=QQ")
 """place in the mapping, length"""
 IOVECS_AT: Final = 48
-TASK_MANAGEMENT = struct.Struct("=IHBBB3xI")
-"""the header; what is asked, ids"""
+NOTICE = struct.Struct("=IHBBB3xI")
+"""as far as our flags; what is asked, ids"""
 IDS_AT: Final = 32
 GOOD_RESPONSE = struct.Struct("=HBBB3xI")
 """id, flags of the kernel and ours, status, length of data-in; from RESPONSE_AT on"""
@@ -60,13 +60,10 @@ class Feature(enum.IntFlag):
     KEEP_BUFFER = 8
 
 
-class Operation(enum.IntEnum):
-    """What an entry is."""
-
-    PAD = 0
-    COMMAND = 1
-    TASK_MANAGEMENT = 2
-
+PAD: Final = 0
+COMMAND: Final = 1
+TASK_MANAGEMENT: Final = 2
+"""What an entry is: the low bits of its first word."""
 
 READ_LENGTH_FLAG: Final = 0x02
 """Of our flags in a response: the length of data-in is valid."""
@@ -85,7 +82,8 @@ class TaskManagement:
 
 
 class Request:
-    """A command as it stood in the ring: ``iovecs`` lie in the data area, ``length`` is their sum.
+    """A command as it stood in the ring: ``iovecs`` lie in the data area, ``length`` is their sum;
+    the CDB is padded to the longest that has a fixed length.
 
     ``bidirectional`` tells that there is data for both directions, which no command of ours has.
     """
@@ -141,6 +139,8 @@ class Ring:
         self._tail = self._parsed
         """Where the tail is to be: everything before it is done with."""
         self._published = self._parsed
+        self._head = self._parsed
+        """The head as it was last looked at, known to be a place in the ring."""
         self._offsets: deque[int] = deque()
         """Places in the mapping of the entries that wait for an answer: one for each command."""
         self._ends: deque[int] = deque()
@@ -165,35 +165,41 @@ class Ring:
 
     def take(self) -> Request | TaskManagement | None:
         """The next entry; None when there is none. Raises RingError."""
+        words = self._words
         while True:
-            head = self._words[HEAD_WORD]
+            head = words[HEAD_WORD]
             parsed = self._parsed
             if head == parsed:
                 return None
             self._barrier()
-            limit = head if self._place(head, "head") > parsed else self._size
+            if head != self._head:
+                self._head = self._place(head, "head")
             at = self._start + parsed
-            word, *_ = HEADER.unpack_from(self._area, at)
-            length = word & ~OPERATION_MASK
-            end = parsed + length
-            if not length or end > limit:
-                raise RingError(f"an entry of {length} bytes at {parsed}, the head at {head}")
-            after = 0 if end == self._size else end
+            word = words[at >> 2]
             operation = word & OPERATION_MASK
-            found: Request | TaskManagement | None = None
-            if operation == Operation.COMMAND:
-                found = self._command(at, length)
+            length = word - operation
+            end = parsed + length
+            if not length or end > (head if head > parsed else self._size):
+                raise RingError(f"an entry of {length} bytes at {parsed}, the head at {head}")
+            after = end if end != self._size else 0
+            if operation == COMMAND:
+                request = self._command(at, length)
                 self._offsets.append(at)
                 self._ends.append(after)
-            elif operation == Operation.TASK_MANAGEMENT:
-                found = self._task_management(at, length)
-            elif operation != Operation.PAD:
-                raise RingError(f"an entry of kind {operation}")
+                self._parsed = after
+                return request
+            notice = self._other(operation, at, length)
             self._parsed = after
-            if operation != Operation.COMMAND:
-                self._pass_over(after)
-            if found is not None:
-                return found
+            self._pass_over(after)
+            if notice is not None:
+                return notice
+
+    def _other(self, operation: int, at: int, length: int) -> TaskManagement | None:
+        if operation == TASK_MANAGEMENT:
+            return self._task_management(at, length)
+        if operation != PAD:
+            raise RingError(f"an entry of kind {operation}")
+        return None
 
     def _pass_over(self, after: int) -> None:
         """An entry without an answer: the tail goes over it with the command before it."""
@@ -216,7 +222,8 @@ class Ring:
         cdb = self._cdb(cdb_at, end)
         if count == 1:  # the common case
             place, total = IOVEC.unpack_from(area, at + IOVECS_AT)
-            self._check_iovec(place, total)
+            if place < self._data_start or place + total > len(area):
+                self._check_iovec(place, total)
             return Request(number, cdb, ((place, total),), total, bidirectional > 0)
         total = 0
         iovecs = []
@@ -242,12 +249,12 @@ class Ring:
             length = CDB_BYTES[opcode >> 5]
         if at + length > end:
             raise RingError(f"a CDB of {length} bytes goes beyond its entry")
-        return bytes(area[at : at + length])
+        return bytes(area[at : at + length]).ljust(LONGEST_FIXED_CDB, b"\0")
 
     def _task_management(self, at: int, length: int) -> TaskManagement:
         if length < IDS_AT:
             raise RingError(f"task management in {length} bytes")
-        *_, function, count = TASK_MANAGEMENT.unpack_from(self._area, at)
+        *_, function, count = NOTICE.unpack_from(self._area, at)
         if IDS_AT + 2 * count > length:
             raise RingError(f"{count} ids in {length} bytes")
         ids = struct.unpack_from(f"={count}H", self._area, at + IDS_AT)

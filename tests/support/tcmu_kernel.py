@@ -16,6 +16,8 @@ RING_BYTES = 4096 - layout.MAILBOX_BYTES
 DATA_BYTES = 1 << 16
 BLOCK_BYTES = 4096
 ALL = int(Feature.OUT_OF_ORDER | Feature.READ_LENGTH | Feature.TASK_MANAGEMENT)
+HEADER = struct.Struct("=IHBB")
+"""operation and length, command's id, the kernel's flags, the handler's"""
 STALE = 0xA5
 """What never-written data pages hold: another command's bytes."""
 
@@ -88,7 +90,7 @@ class Kernel:
         assert self.room(len(entry)), "the test put in more than the ring holds"
         left = self.ring_bytes - self.head
         if left < len(entry):
-            self._store(struct.pack("=IHBB", left | layout.Operation.PAD, 0, 0, 0), left)
+            self._store(struct.pack("=IHBB", left | layout.PAD, 0, 0, 0), left)
         self._store(entry, len(entry))
 
     def _store(self, entry: bytes, length: int) -> None:
@@ -126,7 +128,7 @@ class Kernel:
         length = self.command_bytes(cdb, len(iovecs))
         head = self.head if self.ring_bytes - self.head >= length else 0
         cdb_at = layout.MAILBOX_BYTES + head + max(48 + 16 * len(iovecs), 112)
-        word = length | layout.Operation.COMMAND
+        word = length | layout.COMMAND
         request = layout.REQUEST.pack(word, number, 0, 0, len(iovecs), 0, 0, 0, cdb_at)
         body = request.ljust(48, b"\0") + b"".join(layout.IOVEC.pack(*one) for one in iovecs)
         return (body.ljust(max(48 + 16 * len(iovecs), 112), b"\0") + cdb).ljust(length, b"\0")
@@ -134,8 +136,8 @@ class Kernel:
     def notify(self, function: int, ids: Sequence[int]) -> None:
         """Put a task management notice in."""
         length = (layout.IDS_AT + 2 * len(ids) + 7) // 8 * 8
-        word = length | layout.Operation.TASK_MANAGEMENT
-        head = layout.TASK_MANAGEMENT.pack(word, 0, 0, 0, function, len(ids))
+        word = length | layout.TASK_MANAGEMENT
+        head = layout.NOTICE.pack(word, 0, 0, 0, function, len(ids))
         self._enter((head.ljust(32, b"\0") + struct.pack(f"={len(ids)}H", *ids)).ljust(length))
 
     def collect(self) -> dict[int, Answer]:
@@ -143,10 +145,10 @@ class Kernel:
         found: dict[int, Answer] = {}
         while self.cleaned != self.tail:
             at = layout.MAILBOX_BYTES + self.cleaned
-            word, number, _, flags = layout.HEADER.unpack_from(self.area, at)
+            word, number, _, flags = HEADER.unpack_from(self.area, at)
             length, operation = word & ~7, word & 7
             assert length and self.cleaned != self.head, "the tail is beyond the head"
-            if operation == layout.Operation.COMMAND:
+            if operation == layout.COMMAND:
                 assert number in self.commands, f"id {number} not found, the ring is broken"
                 found[number] = self._answer(at, self.commands.pop(number), flags)
             self.cleaned = (self.cleaned + length) % self.ring_bytes

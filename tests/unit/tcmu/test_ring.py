@@ -23,7 +23,7 @@ def test_a_command_is_private_before_its_entry_is_overlaid() -> None:
     found = ring.take()
     assert isinstance(found, Request)
     kernel.area[ENTRY + 8 : ENTRY + 128] = bytes(120)
-    assert found.cdb == read_10(0, 16)
+    assert found.cdb == read_10(0, 16).ljust(16, b"\0")
     assert found.iovecs == ((kernel.data_start, 8192),)
     assert ring.take() is None
 

@@ -139,9 +139,8 @@ async def _main(options: ServeOptions) -> int:
     await control.open(options.state)
     daemon.connect()
     for group in daemon.groups.values():
-        address = daemon.front_end.address(group)
         for lun in range(len(group.options.volumes)):
-            say_ready(f"target: iscsi://{address}/{group.options.target}/{lun}")
+            say_ready(f"target: {daemon.front_end.locate(group, lun)}")
     if not daemon.groups:
         say_ready("ready: there is no target yet; pratima target create makes one")
     await stop.wait()

@@ -30,6 +30,9 @@ class FrontEnd(Protocol):
     def address(self, group: ServedGroup) -> str:
         """Where initiators find the group."""
 
+    def locate(self, group: ServedGroup, lun: int) -> str:
+        """What one gives an initiator, or whoever sets the kernel up, to reach a LUN."""
+
     def sessions(self, group: ServedGroup) -> int:
         """Sessions that are logged in to the group's target, as they were last seen."""
 

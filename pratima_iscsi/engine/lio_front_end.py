@@ -113,6 +113,11 @@ class LioFrontEnd:
         """Where initiators find the group."""
         return ", ".join(self._setup.portals(group.options))
 
+    def locate(self, group: ServedGroup, lun: int) -> str:
+        """The LUN's URL at the first of its portals."""
+        portal = self._setup.portals(group.options)[0]
+        return f"iscsi://{portal}/{group.options.target}/{lun}"
+
     def sessions(self, group: ServedGroup) -> int:
         """Initiators that were logged in when LIO was last looked at."""
         target = self._found.targets.get(group.options.target)

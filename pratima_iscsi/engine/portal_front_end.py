@@ -58,6 +58,10 @@ class PortalFrontEnd:
         host, port = self.portal.addresses[0]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
+    def locate(self, group: ServedGroup, lun: int) -> str:
+        """The LUN's URL."""
+        return f"iscsi://{self.address(group)}/{group.options.target}/{lun}"
+
     def sessions(self, group: ServedGroup) -> int:
         """Sessions that are logged in to the group's target."""
         return self._directory.sessions_of(group.options.target)

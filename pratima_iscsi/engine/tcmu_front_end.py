@@ -10,6 +10,7 @@ from pratima_iscsi.edges.tcmu_devices import ServedUnit, TcmuDevices
 from pratima_iscsi.engine.process import Events
 from pratima_iscsi.engine.served_group import ServedGroup
 from pratima_iscsi.engine.source_group import SourceGroup
+from pratima_iscsi.tcmu.names import device_config
 
 
 class TcmuFrontEnd:
@@ -44,6 +45,11 @@ class TcmuFrontEnd:
         """The group's devices, by their names in the kernel."""
         names = [d.name.name for unit in group.device for d in self.devices.of_unit(unit.serial)]
         return f"the kernel, devices {', '.join(names)}" if names else "the kernel, no device yet"
+
+    def locate(self, group: ServedGroup, lun: int) -> str:
+        """The configuration string of the device that is to be made for the LUN's unit."""
+        unit = list(group.device)[lun]
+        return device_config(unit.serial)
 
     def sessions(self, group: ServedGroup) -> int:
         """None that are known here: sessions are the kernel's."""

@@ -58,6 +58,9 @@ class Handler:
     def address(self, group: ServedGroup) -> str:
         return ""
 
+    def locate(self, group: ServedGroup, lun: int) -> str:
+        return ""
+
     def sessions(self, group: ServedGroup) -> int:
         return 0
 

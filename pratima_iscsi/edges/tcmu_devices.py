@@ -3,6 +3,10 @@
 Each wake-up of a device does, in this order: execute all that its ring holds, ``drained`` (which
 submits what the commands asked of the volumes), publish all answers, and tell the kernel once. One
 rule: a device that cannot be attached, or breaks, costs the others nothing; it is tried again.
+
+A process that stood still for long (it was stopped, or a disk held it) may find commands in a ring
+of which the kernel has told initiators meanwhile that they failed. So such a ring is reset before
+anything of it is executed.
 """
 
 import asyncio
@@ -58,6 +62,8 @@ class TcmuDevices:
         self._events: KernelEvents | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._retry_seconds = TCMU_RETRY_SECONDS_MIN
+        self._beat = time.monotonic()
+        """When the loop was last known to turn."""
         self._complained: dict[int, str] = {}
         """What was last said of a device that could not be attached."""
 
@@ -115,8 +121,20 @@ class TcmuDevices:
             self._retry_seconds = TCMU_RETRY_SECONDS_MIN
             self.scan()
 
+    def beat(self) -> None:
+        """The loop turns. After it stood still, devices whose commands it kept too long are let go,
+        and attached again with a fresh ring."""
+        now = time.monotonic()
+        stood, self._beat = now - self._beat, now
+        if stood > TCMU_SCAN_SECONDS:
+            for device in list(self.devices.values()):
+                if stood > device.patience:
+                    self.lost(device, f"the process stood still for {stood:.0f} s", alarm=True)
+                    self._loop.call_soon(self.scan)
+
     def scan(self) -> None:
         """Attach what is there and wanted, let go what is not there any more, come again."""
+        self.beat()
         found = our_devices(self.places)
         for number, device in list(self.devices.items()):
             if found.get(number) != device.name:
@@ -202,6 +220,8 @@ class Device:
         self._poll = len(os.sched_getaffinity(0)) > 1
         self._file = UioDevice(number, name, devices.places)
         try:
+            self.patience = self._file.command_seconds / 2
+            """How long a command may lie in the ring and still be executed."""
             self.ring = Ring(self._file.area, memory_barrier())
             self.session = Session(self.ring, served.unit, self._wake)
             self._file.unblock()
@@ -230,11 +250,13 @@ class Device:
 
     def _due(self) -> None:
         self._turn_due = False
-        if not self.session.closed:
-            self._turn()
+        self._turn()
 
     def _turn(self) -> None:
         """Serve all that is there and answer it, round after round while more comes."""
+        self._devices.beat()
+        if self.session.closed:
+            return
         session, drained = self.session, self.served.drained
         self._turning = True
         try:

@@ -111,6 +111,11 @@ class UioDevice:
             self.unblock()
 
     @property
+    def command_seconds(self) -> int:
+        """After how long the kernel ends a command that was not answered. Raises OSError."""
+        return int((self._control / "attrib/cmd_time_out").read_text())
+
+    @property
     def size(self) -> int:
         """Bytes of the device as the kernel has them. Raises OSError."""
         return int((self._control / "attrib/dev_size").read_text())

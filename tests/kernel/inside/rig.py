@@ -123,10 +123,12 @@ def group_of(state: Path) -> GroupStatus:
 class Devices:
     """TCMU devices in the kernel, one for each unit of a handler."""
 
-    def __init__(self, serials: Sequence[str], sizes: Sequence[int], prefix: str = "vol") -> None:
+    def __init__(
+        self, serials: Sequence[str], sizes: Sequence[int], prefix: str, command_seconds: int
+    ) -> None:
         RTSRoot()
         self.objects = [
-            make_device(f"{prefix}{number}", serial, size)
+            make_device(f"{prefix}{number}", serial, size, command_seconds)
             for number, (serial, size) in enumerate(zip(serials, sizes, strict=True))
         ]
 
@@ -136,7 +138,9 @@ class Devices:
             one.delete()
 
 
-def make_device(name: str, serial: str, size: int) -> UserBackedStorageObject:
+def make_device(
+    name: str, serial: str, size: int, command_seconds: int = COMMAND_TIMEOUT_SECONDS
+) -> UserBackedStorageObject:
     """One TCMU device of ours."""
     device = UserBackedStorageObject(
         name,
@@ -146,15 +150,20 @@ def make_device(name: str, serial: str, size: int) -> UserBackedStorageObject:
         hw_max_sectors=2048,
         control="nl_reply_supported=-1,hw_block_size=512,max_data_area_mb=64",
     )
-    device.set_attribute("cmd_time_out", COMMAND_TIMEOUT_SECONDS)
+    device.set_attribute("cmd_time_out", command_seconds)
     device.set_attribute("tmr_notification", 1)
     return device
 
 
 @contextlib.contextmanager
-def devices(state: Path, sizes: Sequence[int], prefix: str = "vol") -> Iterator[Devices]:
+def devices(
+    state: Path,
+    sizes: Sequence[int],
+    prefix: str = "vol",
+    command_seconds: int = COMMAND_TIMEOUT_SECONDS,
+) -> Iterator[Devices]:
     """Devices for the units of the handler that runs on ``state``; at the end they are gone."""
-    made = Devices(serials(state, len(sizes)), sizes, prefix)
+    made = Devices(serials(state, len(sizes)), sizes, prefix, command_seconds)
     try:
         wait_attached(state, len(sizes), prefix)
         yield made

@@ -41,6 +41,7 @@ class FakeDevice:
         self.gone = False
         self.told = 0
         self.size = BLOCKS * 512
+        self.command_seconds = 60
         FakeDevice.opened.append(self)
 
     def block(self) -> None:
@@ -219,6 +220,22 @@ async def test_the_kernel_is_told_of_a_size_that_is_not_its_own(
     bench.devices.scan()
     assert bench.file.size == 2 * BLOCKS * 512
     assert bench.reports[-1][0] == "resized"
+    await bench.devices.close()
+
+
+@on_loop
+async def test_what_lay_in_the_ring_while_the_process_stood_still_is_not_executed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(monkeypatch)
+    stale = bench.file
+    stale.send(write_10(0, 1), data=b"z" * 512)
+    bench.devices._beat -= 31
+    await until(lambda: bench.file is not stale)
+    assert not bench.storage.calls
+    assert ("detached", "device vol0: the process stood still for 31 s", True) in bench.reports
+    (answer,) = await bench.answers(bench.file.send(bytes(6)))
+    assert answer.status == GOOD
     await bench.devices.close()
 
 

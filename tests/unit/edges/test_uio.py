@@ -36,6 +36,7 @@ def places(tmp_path: Path) -> Places:
     found.devices.mkdir()
     attributes = found.configfs / "user_0/vol0/attrib"
     attributes.mkdir()
+    (attributes / "cmd_time_out").write_text("60\n")
     (attributes / "dev_size").write_text("4096\n")
     (attributes / "nl_reply_supported").write_text("-1\n")
     (found.devices / "uio0").write_bytes(bytes(0x4000))
@@ -82,7 +83,7 @@ def test_a_device_that_cannot_be_taken_leaves_nothing_open_or_held(places: Place
 def test_a_size_is_told_unless_the_kernel_would_wait_for_our_answer(places: Places) -> None:
     attributes = places.configfs / "user_0/vol0/attrib"
     device = UioDevice(0, NAME, places)
-    assert device.size == 4096
+    assert (device.size, device.command_seconds) == (4096, 60)
     device.resize(8192)
     assert (attributes / "dev_size").read_text() == "8192\n"
     (attributes / "nl_reply_supported").write_text("1\n")

@@ -148,6 +148,37 @@ IDENTITY_BYTES_MAX: Final = 64 * KIB
 DATABASE_BUSY_SECONDS: Final = 2.0
 """How long a reader of the state database (a backup, say) may make us wait."""
 
+# --- events --------------------------------------------------------------------------------------
+EVENT_STATUS_SECONDS: Final = 1.0
+"""How often a daemon publishes how its groups stand."""
+EVENT_SNAPSHOT_SECONDS: Final = 0.05
+"""How soon after a new subscriber at the earliest."""
+EVENT_BYTES_MAX: Final = MIB
+"""One event; a status that is longer is left out."""
+EVENTS_UNSENT_MAX: Final = 1024
+"""Events that wait for one subscriber; what comes then it does not get."""
+EVENTS_UNREAD_MAX: Final = 1024
+EVENTS_PER_STATUS_MAX: Final = 256
+"""Changes, commands and socket events between two statuses; more are counted and left out."""
+EVENT_SUBSCRIBERS_MAX: Final = 32
+"""Connections to one event socket; one beyond is shut at once."""
+EVENT_REQUEST_BYTES_MAX: Final = KIB
+"""What a subscriber may say in one message."""
+
+# --- the monitor ---------------------------------------------------------------------------------
+MONITOR_SAMPLES_MAX: Final = 240
+"""Samples of lag and of throughput that a sparkline may show."""
+MONITOR_CHANGES_KEPT: Final = 100
+"""Changes of one daemon that are remembered."""
+MONITOR_SOURCES_MAX: Final = 64
+"""Daemons that one monitor watches."""
+MONITOR_GROUPS_MAX: Final = GROUPS_MAX
+MONITOR_ALARM_SECONDS: Final = 300.0
+"""How long an alarm that is over stands on top."""
+MONITOR_SILENT_SECONDS: Final = 3.5
+"""Without a word for so long a daemon counts as silent: three statuses are missing then."""
+MONITOR_REFRESH_SECONDS: Final = 0.5
+
 # --- the local volume --------------------------------------------------------------------------
 INLINE_SLOW_SECONDS: Final = 0.005
 INLINE_FAST_SECONDS: Final = 0.002

@@ -24,6 +24,8 @@ from pratima_iscsi.edges.link_sockets import LinkContext
 from pratima_iscsi.edges.replica_store import ReplicaStore
 from pratima_iscsi.edges.volume import Volume
 from pratima_iscsi.edges.volume_paths import remember_volume_paths
+from pratima_iscsi.engine.event_output import open_publisher
+from pratima_iscsi.engine.event_stream import EventStream
 from pratima_iscsi.engine.process import (
     Events,
     log_to_stderr,
@@ -38,6 +40,7 @@ from pratima_iscsi.engine.replica_status import replica_status
 from pratima_iscsi.errors import RemoteProtocolError, StateError
 from pratima_iscsi.replication import sink as sk
 from pratima_iscsi.replication.messages import Closed, Hello, Message, Ping, Refused, ToReplica
+from pratima_iscsi.replication.states import Role
 from pratima_iscsi.replication.wire import HEADER, PROTOCOL_VERSION
 
 
@@ -52,10 +55,10 @@ class ReplicaDaemon:
 
     def __init__(self, options: ReplicaDaemonOptions, directory: DiskDirectory) -> None:
         self.options = options
-        self.events = Events()
-        self.started = time.monotonic()
         self._directory = directory
         self._node = node_id(directory)
+        self.events = Events(EventStream(self._node))
+        self.started = time.monotonic()
         self._loop = asyncio.get_running_loop()
         self._context = LinkContext()
         self._groups: dict[str, ReplicaGroup] = {}
@@ -69,6 +72,7 @@ class ReplicaDaemon:
             options.data_listen,
             keys=options.keys,
             allowed=options.allowed,
+            hook=self.events.stream.sockets(""),
         )
 
     # --- life ----------------------------------------------------------------------------------
@@ -249,11 +253,15 @@ async def _main(options: ReplicaDaemonOptions) -> int:
     async def answered(data: bytes) -> bytes:
         return await answer(daemon, data)
 
+    publisher = await open_publisher(options.state, options.events, options.keys, daemon.events)
     control = ControlServer(answered)
     await control.open(options.state)
+    daemon.events.stream.start(publisher.publish, Role.REPLICA, lambda: daemon.status(""))
     say_ready(f"replica: listening on {options.listen}, data on {options.data_listen}")
     await stop.wait()
     await control.close()
     await daemon.close()
+    daemon.events.stream.stop()
+    publisher.close()
     directory.close()
     return 0

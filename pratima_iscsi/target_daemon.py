@@ -15,15 +15,17 @@ from pratima_iscsi.control.sections import ServeGroupSection
 from pratima_iscsi.control.service import answer
 from pratima_iscsi.control.status import NodeStatus
 from pratima_iscsi.control.target_list import TargetList
+from pratima_iscsi.control.text import printable
 from pratima_iscsi.edges.control_socket import ControlServer
 from pratima_iscsi.edges.directory import DiskDirectory
 from pratima_iscsi.edges.link_sockets import LinkContext
+from pratima_iscsi.engine.event_output import open_publisher
+from pratima_iscsi.engine.event_stream import EventStream
 from pratima_iscsi.engine.front_end_choice import choose_front_end
 from pratima_iscsi.engine.process import (
     Events,
     log_to_stderr,
     node_id,
-    printable,
     run_loop,
     say_ready,
     state_directory,
@@ -33,6 +35,7 @@ from pratima_iscsi.engine.served_group import ServedGroup
 from pratima_iscsi.engine.source_status import not_served, source_status
 from pratima_iscsi.engine.source_verbs import SourceVerbs
 from pratima_iscsi.engine.targets import Targets
+from pratima_iscsi.replication.states import Role
 
 NOT_CLEAN: Final = 1
 """Exit code of a stop that a disk did not let be clean."""
@@ -50,10 +53,10 @@ class TargetDaemon(SourceVerbs):
     def __init__(self, options: ServeOptions, directory: DiskDirectory) -> None:
         super().__init__()
         self.options = options
-        self.events = Events()
+        self._node = node_id(directory)
+        self.events = Events(EventStream(self._node))
         self.started = time.monotonic()
         self._context = LinkContext()
-        self._node = node_id(directory)
         self.front_end, self._why = choose_front_end(options, self.events, directory, self._node)
         self.targets = Targets(directory, options, self.groups, self._open_group, self.front_end)
 
@@ -134,9 +137,11 @@ async def _main(options: ServeOptions) -> int:
     async def answered(data: bytes) -> bytes:
         return await answer(daemon, data)
 
+    publisher = await open_publisher(options.state, options.events, options.keys, daemon.events)
     await daemon.serve()
     control = ControlServer(answered)
     await control.open(options.state)
+    daemon.events.stream.start(publisher.publish, Role.PRIMARY, lambda: daemon.status(""))
     daemon.connect()
     for group in daemon.groups.values():
         for lun in range(len(group.options.volumes)):
@@ -146,5 +151,7 @@ async def _main(options: ServeOptions) -> int:
     await stop.wait()
     await control.close()
     clean = await daemon.close()
+    daemon.events.stream.stop()
+    publisher.close()
     directory.close()
     return 0 if clean else NOT_CLEAN

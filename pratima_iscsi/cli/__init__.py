@@ -19,6 +19,7 @@ COMMANDS: Final = (
     "serve",
     "replica",
     "status",
+    "monitor",
     "target",
     "recover",
     "keygen",

@@ -40,6 +40,15 @@ from pratima_iscsi.errors import UsageError
 @click.option("--key", type=FILE, help="This node's key pair (pratima keygen).")
 @click.option("--allow", type=FILE, help="The primaries' public keys, one a line.")
 @click.option(
+    "--events",
+    metavar="HOST:PORT",
+    default="",
+    help="The port for pratima monitor, or none. [default: two above the control port]",
+)
+@click.option(
+    "--events-allow", type=FILE, help="Public keys of who may watch. [default: those of --allow]"
+)
+@click.option(
     "--journal-limit", metavar="SIZE", default="256MiB", show_default=True, help="The journal."
 )
 @click.option("--overwrite", is_flag=True, help="Let the first sync replace what a volume has.")
@@ -89,6 +98,8 @@ def parse(context: click.Context) -> ReplicaDaemonOptions:
         data_listen=given["data_listen"],
         key=str(given["key"] or ""),
         allow=str(given["allow"] or ""),
+        events=given["events"],
+        events_allow=str(given["events_allow"] or ""),
         journal_limit=given["journal_limit"],
     )
     return replica_options(file, Path.cwd())

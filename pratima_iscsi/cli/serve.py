@@ -50,6 +50,15 @@ from pratima_iscsi.errors import UsageError
 @click.option("--group", default=DEFAULT_GROUP, show_default=True, help="The group's name.")
 @click.option("--key", type=FILE, help="This node's key pair (pratima keygen).")
 @click.option("--allow", type=FILE, help="The replicas' public keys, one a line.")
+@click.option(
+    "--events",
+    metavar="HOST:PORT",
+    default="",
+    help="Publish events there, too, for pratima monitor.",
+)
+@click.option(
+    "--events-allow", type=FILE, help="Public keys of who may watch. [default: those of --allow]"
+)
 @chap_options
 @click.option(
     "--insecure-no-chap", is_flag=True, help="Off loopback without CHAP: anybody may write."
@@ -109,6 +118,8 @@ def parse(context: click.Context) -> ServeOptions:
         lio_setup=not given["no_lio_setup"],
         key=str(given["key"] or ""),
         allow=str(given["allow"] or ""),
+        events=given["events"],
+        events_allow=str(given["events_allow"] or ""),
     )
     return serve_options(file, Path.cwd())
 

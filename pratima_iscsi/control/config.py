@@ -14,6 +14,7 @@ import msgspec
 
 from pratima_iscsi import limits
 from pratima_iscsi.control.options import (
+    EventOptions,
     ReplicaDaemonOptions,
     ReplicaGroup,
     ReplicaOptions,
@@ -22,7 +23,9 @@ from pratima_iscsi.control.options import (
     VolumeOptions,
 )
 from pratima_iscsi.control.sections import (
+    NOWHERE,
     ChapSection,
+    EventsSection,
     ReplicaFile,
     ReplicaSection,
     ServeFile,
@@ -85,6 +88,7 @@ def serve_options(file: ServeFile, base: Path) -> ServeOptions:
         insecure_no_chap=file.portal.insecure_no_chap,
         keys=keys,
         allowed=allowed,
+        events=_events(file, None, keys, allowed, base),
     )
     groups = tuple(serve_group(group, base, options) for group in file.group)
     check_serve_groups(groups)
@@ -125,6 +129,7 @@ def replica_options(file: ReplicaFile, base: Path) -> ReplicaDaemonOptions:
         ),
         keys=keys,
         allowed=allowed.names if allowed else {},
+        events=_events(file, listen.for_events(), keys, allowed, base),
     )
 
 
@@ -263,6 +268,33 @@ def _keys(key: str, allow: str, base: Path) -> tuple[CurveKeys | None, AllowList
     if not key:
         return None, None
     return read_keys(base / key), read_allow_list(base / allow)
+
+
+def _events(
+    file: EventsSection,
+    usual: LinkAddress | None,
+    keys: CurveKeys | None,
+    allowed: AllowList | None,
+    base: Path,
+) -> EventOptions:
+    """Where events go; ``usual`` unless the file says something else."""
+    if file.events_allow and keys is None:
+        raise UsageError("--events-allow without --key", "give this node's key pair, too")
+    address = usual
+    if file.events == NOWHERE:
+        address = None
+    elif file.events:
+        address = _address("--events", file.events)
+        if not address.path and address.port == 0:
+            raise UsageError("events on port 0", "name the port that monitors dial")
+    if address is not None:
+        _check_plain(address, keys)
+    watchers = read_allow_list(base / file.events_allow) if file.events_allow else allowed
+    return EventOptions(
+        address=address,
+        is_asked_for=bool(file.events) and address is not None,
+        allowed=watchers.names if watchers else {},
+    )
 
 
 def _check_plain(address: LinkAddress, keys: CurveKeys | None) -> None:

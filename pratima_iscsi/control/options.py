@@ -17,6 +17,18 @@ from pratima_iscsi.replication.states import Mode
 
 
 @dataclass(frozen=True, slots=True)
+class EventOptions:
+    """Where a daemon publishes its events, beside the ipc endpoint in its state directory."""
+
+    address: LinkAddress | None = None
+    """None: nowhere else."""
+    is_asked_for: bool = False
+    """The operator named it: a daemon that cannot publish there does not start."""
+    allowed: Mapping[str, str] = field(default_factory=dict)
+    """Name by public key of who may watch; empty: plain, on loopback."""
+
+
+@dataclass(frozen=True, slots=True)
 class VolumeOptions:
     """One volume of a group; ``size`` None: as it is."""
 
@@ -94,6 +106,7 @@ class ServeOptions:
     keys: CurveKeys | None = None
     allowed: AllowList | None = None
     """The replicas' public keys, None: plain, on loopback."""
+    events: EventOptions = EventOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +131,7 @@ class ReplicaDaemonOptions:
     keys: CurveKeys | None = None
     allowed: Mapping[str, str] = field(default_factory=dict)
     """Name by public key of the primaries that may connect; empty: plain, on loopback."""
+    events: EventOptions = EventOptions()
 
 
 def groups_directory(state: Path) -> Path:

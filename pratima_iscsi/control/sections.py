@@ -35,6 +35,8 @@ from pratima_iscsi.replication.states import Mode
 
 DEFAULT_GROUP: Final = "default"
 DEFAULT_PORTAL: Final = "127.0.0.1:3260"
+NOWHERE: Final = "none"
+"""The word for no events port."""
 DEFAULT_LISTEN: Final = "127.0.0.1:7010"
 
 _Some = Annotated[str, Meta(min_length=1)]
@@ -100,7 +102,16 @@ class PortalSection(ChapSection):
     insecure_no_chap: bool = False
 
 
-class ServeFile(_Section):
+class EventsSection(_Section, kw_only=True):
+    """What both files say of events."""
+
+    events: str = ""
+    """The port for monitors: HOST:PORT, or "none"."""
+    events_allow: str = ""
+    """The public keys of who may watch; ``allow`` unless given."""
+
+
+class ServeFile(EventsSection):
     """The whole file of ``pratima serve``."""
 
     state: _Some
@@ -126,7 +137,7 @@ class ReplicaGroupSection(_Section):
     overwrite: bool = False
 
 
-class ReplicaFile(_Section):
+class ReplicaFile(EventsSection):
     """The whole file of ``pratima replica``."""
 
     state: _Some

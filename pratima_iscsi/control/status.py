@@ -83,6 +83,8 @@ class LinkStatus(msgspec.Struct, frozen=True):
     """Since its last message; None: never in this run."""
     held_writes: int = 0
     """Writes that wait for this replica."""
+    sent_bytes: int = 0
+    """Bytes of the frames that were sent in this run."""
 
 
 class LogStatus(msgspec.Struct, frozen=True):
@@ -138,6 +140,8 @@ class GroupStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Of a replica: the transaction under way."""
     heard_seconds: float | None = None
     """Of a replica: since its source's last message; None: never in this run."""
+    received_bytes: int = 0
+    """Of a replica: bytes of the frames that went into its journal in this run."""
     portal: str = ""
     """Of a primary: where it is served."""
     front_end: str = ""

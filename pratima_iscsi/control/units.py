@@ -31,7 +31,7 @@ def parse_size(text: str | int) -> int:
 def format_size(size: float) -> str:
     """``size`` bytes with three figures and a unit."""
     step = 0
-    while abs(size) >= 1024 and step < len(_UNITS) - 1:
+    while abs(size) >= 999.5 and step < len(_UNITS) - 1:
         size /= 1024
         step += 1
     return f"{size:.0f} {_UNITS[step]}" if step == 0 else f"{size:.3g} {_UNITS[step]}"

@@ -1,23 +1,21 @@
 """The control socket of a daemon: frames over a UNIX socket, for this user alone.
 
-It lies in the state directory; where that makes its path longer than a UNIX socket's may be, in a
-short runtime directory, which a file in the state directory names. One rule: whatever a client
-does, it costs the daemon a bounded amount of memory and time, and that client its connection.
+It lies in the state directory (``socket_place``). One rule: whatever a client does, it costs the
+daemon a bounded amount of memory and time, and that client its connection.
 
     length (4 bytes, big endian) | that many bytes                     both ways, one for one
 """
 
 import asyncio
 import contextlib
-import hashlib
 import os
 import socket
-import stat
 import struct
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
+from pratima_iscsi.edges.socket_place import find_socket, socket_place
 from pratima_iscsi.errors import StateError
 from pratima_iscsi.limits import (
     CONTROL_BYTES_MAX,
@@ -26,14 +24,10 @@ from pratima_iscsi.limits import (
     CONTROL_REQUEST_BYTES_MAX,
 )
 
-SOCKET_PATH_BYTES_MAX: Final = 107
-"""sockaddr_un holds 108 bytes, the last of them NUL."""
 LENGTH: Final = struct.Struct(">I")
 """bytes that follow"""
 
-_DIRECTORY: Final = "control"
 _NAME: Final = "socket"
-_POINTER: Final = "path"
 _CREDENTIALS: Final = struct.Struct("3i")
 """pid, uid, gid (SO_PEERCRED)"""
 
@@ -52,7 +46,7 @@ class ControlServer:
 
     async def open(self, state: Path) -> Path:
         """Listen; gives the socket's path. Raises StateError."""
-        path = _place(state)
+        path = socket_place(state, _NAME)
         with contextlib.suppress(FileNotFoundError):
             path.unlink()
         try:
@@ -113,65 +107,7 @@ class ControlServer:
 
 def find_control_socket(state: Path) -> Path:
     """Where the daemon of ``state`` listens, or would. Raises StateError."""
-    directory = state.absolute() / _DIRECTORY
-    try:
-        recorded = (directory / _POINTER).read_bytes()[: SOCKET_PATH_BYTES_MAX + 1]
-    except FileNotFoundError:
-        return directory / _NAME
-    except OSError as error:
-        raise StateError(
-            f"{directory} cannot be read: {error.strerror}", "ask as the user that runs the daemon"
-        ) from None
-    return Path(os.fsdecode(recorded))
-
-
-def _place(state: Path) -> Path:
-    """Where to listen, in directories of our own; recorded where it is not the usual place."""
-    directory = state.absolute() / _DIRECTORY
-    _own_directory(directory)
-    pointer = directory / _POINTER
-    path = directory / _NAME
-    if len(os.fsencode(path)) <= SOCKET_PATH_BYTES_MAX:
-        pointer.unlink(missing_ok=True)
-        return path
-    path = _runtime_directory() / hashlib.sha256(os.fsencode(state.resolve())).hexdigest()[:32]
-    if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
-        raise StateError(
-            f"the path of the control socket is too long: {path}",
-            "set XDG_RUNTIME_DIR to a directory with a shorter path",
-        )
-    new = directory / (_POINTER + ".new")
-    new.write_bytes(os.fsencode(path))
-    new.replace(pointer)
-    return path
-
-
-def _runtime_directory() -> Path:
-    given = os.environ.get("XDG_RUNTIME_DIR", "")
-    if os.path.isabs(given) and os.path.isdir(given):
-        directory = Path(given) / "pratima"
-    else:
-        directory = Path(f"/tmp/pratima-{os.geteuid()}")  # a fixed place, whatever TMPDIR says
-    _own_directory(directory)
-    return directory
-
-
-def _own_directory(directory: Path) -> None:
-    """Make it (0700), or see that it is ours and nobody else's: no link, no other owner."""
-    try:
-        with contextlib.suppress(FileExistsError):
-            directory.mkdir(mode=0o700)
-        status = directory.lstat()
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-            raise StateError(
-                f"{directory} is no directory of this user", "remove it; it is made anew"
-            )
-        if status.st_mode & 0o077:
-            directory.chmod(0o700)
-    except OSError as error:
-        raise StateError(
-            f"{directory} cannot be made: {error.strerror}", "see to the owner of the one above"
-        ) from None
+    return find_socket(state, _NAME)
 
 
 def _is_trusted(writer: asyncio.StreamWriter) -> bool:

@@ -181,6 +181,15 @@ def _is_local(address: str) -> bool:
         return False
 
 
+def reachable(address: LinkAddress) -> LinkAddress:
+    """The address itself, or loopback for one that means every address."""
+    if address.host == "0.0.0.0":
+        return LinkAddress("127.0.0.1", address.port)
+    if address.host == "::":
+        return LinkAddress("::1", address.port)
+    return address
+
+
 async def self_test(
     context: LinkContext,
     addresses: Iterable[tuple[zmq.SocketType, LinkAddress]],

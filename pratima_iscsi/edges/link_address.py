@@ -14,6 +14,7 @@ PORT_MAX: Final = 65535
 IPC_PATH_BYTES_MAX: Final = 107
 """sockaddr_un holds 108 bytes, the last of them NUL."""
 IPC_DATA_SUFFIX: Final = ".data"
+IPC_EVENTS_SUFFIX: Final = ".events"
 
 _NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
 _EXAMPLE: Final = "give HOST:PORT, like 127.0.0.1:7010, or ipc:///path/to/socket"
@@ -57,6 +58,13 @@ class LinkAddress:
         if self.port == PORT_MAX:
             raise UsageError("there is no port above 65535 for data", "give the data address too")
         return LinkAddress(self.host, self.port + 1 if self.port else 0)
+
+    def for_events(self) -> "LinkAddress | None":
+        """Where a replica at this control address publishes its events; None: there is no room."""
+        if self.path:
+            path = self.path + IPC_EVENTS_SUFFIX
+            return LinkAddress("", 0, path) if len(path.encode()) <= IPC_PATH_BYTES_MAX else None
+        return LinkAddress(self.host, self.port + 2) if self.port + 2 <= PORT_MAX else None
 
     def __str__(self) -> str:
         return self.endpoint.removeprefix("tcp://")

@@ -16,6 +16,7 @@ from pratima_iscsi.edges.curve import (
     ZapHandler,
     check_public_key,
     plain_or_keys,
+    reachable,
     secure_server,
     self_test,
 )
@@ -163,8 +164,8 @@ class ReplicaEndpoint:
 
     async def _test_list(self, keys: CurveKeys) -> None:
         ports: list[tuple[zmq.SocketType, LinkAddress]] = [
-            (zmq.DEALER, _reachable(self.control_address)),
-            (zmq.PUSH, _reachable(self.data_address)),
+            (zmq.DEALER, reachable(self.control_address)),
+            (zmq.PUSH, reachable(self.data_address)),
         ]
         await self_test(self._context, ports, keys.public, self._handshake_seconds)
 
@@ -223,12 +224,3 @@ class ReplicaEndpoint:
             return None
         user = frame.get("User-Id")
         return user if isinstance(user, str) else None
-
-
-def _reachable(address: LinkAddress) -> LinkAddress:
-    """The address itself, or loopback for one that means every address."""
-    if address.host == "0.0.0.0":
-        return LinkAddress("127.0.0.1", address.port)
-    if address.host == "::":
-        return LinkAddress("::1", address.port)
-    return address

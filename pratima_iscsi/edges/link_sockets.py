@@ -45,9 +45,9 @@ class LinkContext:
         """An in-process endpoint that no socket of this context has had."""
         return f"inproc://monitor-{next(self._names)}"
 
-    def close(self) -> None:
-        """Close whatever is still open and the context itself."""
-        self._context.destroy(linger=0)
+    def close(self, farewell_seconds: float = 0.0) -> None:
+        """Close whatever is still open, and the context; what was sent last may still leave."""
+        self._context.destroy(linger=int(farewell_seconds * 1000))
 
 
 def readiness(socket: Socket) -> int:

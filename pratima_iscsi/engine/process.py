@@ -19,7 +19,9 @@ from pathlib import Path
 
 from pratima_iscsi import limits
 from pratima_iscsi.control.status import Alarm
+from pratima_iscsi.control.text import printable
 from pratima_iscsi.edges.directory import DiskDirectory
+from pratima_iscsi.engine.event_stream import EventStream
 
 LOG = logging.getLogger("pratima")
 
@@ -66,13 +68,14 @@ def log_to_stderr() -> None:
 
 
 class Events:
-    """State changes: logged, and the alarms among them kept for status.
+    """State changes: logged, published, and the alarms among them kept for status.
 
     What only says again what was said last at the same place (a refusal each time it is tried) is
     one line of the log, and one alarm.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stream: EventStream | None = None) -> None:
+        self.stream = stream or EventStream(b"")
         self._alarms: collections.deque[tuple[float, str, str, str]] = collections.deque(
             maxlen=limits.ALARMS_KEPT
         )
@@ -84,6 +87,8 @@ class Events:
         level = logging.WARNING if alarm else logging.INFO
         if self._last.get(where) == (event, reason):
             level = logging.DEBUG
+        else:
+            self.stream.change(where, event, reason, alarm=alarm)
         self._last[where] = (event, reason)
         LOG.log(level, "%s: %s: %s", where, event, printable(reason))
         if alarm:
@@ -93,9 +98,9 @@ class Events:
             self._alarms.append((time.monotonic(), where, event, reason))
 
     def control(self, where: str, verb: str) -> None:
-        """An operator gave a command about ``where``: each time it is told."""
-        self._last.pop(where, None)
-        self.note(where, "control", verb, alarm=False)
+        """An operator gave a command about ``where``."""
+        self.stream.control(where, verb)
+        LOG.info("%s: control: %s", where, verb)
 
     def alarms(self, group: str) -> tuple[Alarm, ...]:
         """The latest alarms of a group, newest last."""
@@ -105,12 +110,6 @@ class Events:
             for at, where, event, reason in self._alarms
             if f"{where} ".startswith(f"group {group} ")
         )
-
-
-def printable(text: str) -> str:
-    """``text`` without control characters and within its limit: it may come from a peer."""
-    clean = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-    return clean[: limits.REASON_CHARACTERS_MAX]
 
 
 def say_ready(line: str) -> None:

@@ -48,6 +48,8 @@ class ReplicaGroup:
         self.volumes = volumes
         self.node = node
         self.journal_bytes = journal_bytes
+        self.received_bytes = 0
+        """Bytes of the frames that went into the journal in this run."""
         self._loop = loop
         self._tell = tell
         self._notice = notice
@@ -162,6 +164,7 @@ class ReplicaGroup:
             case sk.Notice():
                 self._notice(self.name, effect)
             case sk.WriteJournal():
+                self.received_bytes += sum(len(frame) for frame in effect.frames if frame)
                 self._journal.submit(self._write_journal, effect)
             case sk.Release():
                 self._journal.submit(self._release, effect.upto)

@@ -67,5 +67,6 @@ def replica_status(group: ReplicaGroup, alarms: tuple[Alarm, ...]) -> GroupStatu
         failed=sink.failure,
         reason=reason,
         heard_seconds=heard,
+        received_bytes=group.received_bytes,
         alarms=alarms,
     )

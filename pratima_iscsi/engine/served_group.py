@@ -73,6 +73,7 @@ class ServedGroup:
                 replica.data_address,
                 keys=keys,
                 peer_key=replica.peer_key,
+                hook=self.events.stream.sockets(self.place(index)),
             )
             for index, replica in enumerate(options.replicas)
         ]

@@ -55,6 +55,8 @@ class SourceGroup:
         self.volumes = volumes
         self.links: list[LinkEdge] = []
         self.sessions: dict[int, bytes] = {}
+        self.sent_bytes: dict[int, int] = {}
+        """Bytes of the frames that were sent, by link."""
         self.batch: list[Operation] = []
         """Operations of this wake-up, not submitted yet."""
         self._store = store
@@ -261,7 +263,10 @@ class SourceGroup:
 
     def _send_frame(self, effect: fx.SendFrame) -> None:
         link = effect.link
-        if link in self.sessions and not self.links[link].send_frame(effect.frame):
+        if link not in self.sessions:
+            return
+        self.sent_bytes[link] = self.sent_bytes.get(link, 0) + len(effect.frame)
+        if not self.links[link].send_frame(effect.frame):
             self.data_lost(link, "the data channel takes no more frames")
 
     def control(self, link: int, message: Message) -> None:

@@ -50,7 +50,9 @@ class LagClock:
         return max(0.0, now - since)
 
 
-def link_status(link: Link, clock: LagClock, waiting: int, now: float) -> LinkStatus:
+def link_status(
+    link: Link, clock: LagClock, waiting: int, sent_bytes: int, now: float
+) -> LinkStatus:
     """One link."""
     blocks = len(link.table)
     transaction = link.transaction
@@ -88,6 +90,7 @@ def link_status(link: Link, clock: LagClock, waiting: int, now: float) -> LinkSt
         durable=position_status(link.base),
         heard_seconds=round(now - link.heard_at, 1) if link.heard_at else None,
         held_writes=waiting if link.waits else 0,
+        sent_bytes=sent_bytes,
     )
 
 
@@ -142,7 +145,10 @@ def source_status(
             )
             for index, (offer, local) in enumerate(zip(offers, group.volumes, strict=True))
         ),
-        links=tuple(link_status(link, clock, waiting, now) for link in backstore.links),
+        links=tuple(
+            link_status(link, clock, waiting, group.sent_bytes.get(link.index, 0), now)
+            for link in backstore.links
+        ),
         log=LogStatus(backstore.log.bytes, backstore.log.limit),
         portal=portal,
         front_end=front_end,

@@ -158,6 +158,8 @@ EVENT_BYTES_MAX: Final = MIB
 EVENTS_UNSENT_MAX: Final = 1024
 """Events that wait for one subscriber; what comes then it does not get."""
 EVENTS_UNREAD_MAX: Final = 1024
+EVENT_RECONNECT_SECONDS_MAX: Final = 1.0
+"""How often a subscriber looks for a daemon that is away, at the least."""
 EVENTS_PER_STATUS_MAX: Final = 256
 """Changes, commands and socket events between two statuses; more are counted and left out."""
 EVENT_SUBSCRIBERS_MAX: Final = 32

@@ -203,13 +203,14 @@ def status(state: Path) -> GroupStatus:
 
 
 def free_ports_in_a_row() -> int:
-    """The first of two free ports on 127.0.0.1: a replica's control port and its data port."""
+    """The first of three free ports on 127.0.0.1: a replica's for control, data and events."""
     while True:
-        with socket.socket() as first, socket.socket() as second:
+        with socket.socket() as first, socket.socket() as second, socket.socket() as third:
             first.bind(("127.0.0.1", 0))
             port = int(first.getsockname()[1])
             try:
                 second.bind(("127.0.0.1", port + 1))
+                third.bind(("127.0.0.1", port + 2))
             except (OSError, OverflowError):
                 continue
             return port

@@ -1,6 +1,7 @@
 """``pratima monitor``: watch daemons live."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -51,6 +52,8 @@ def command(
       pratima monitor 10.0.0.2:7012 --key watch.key --allow allow
     """
     daemons = _daemons(states, addresses, key, allow)
+    if not as_json:
+        daemons = _with_short_names(daemons)
     names = [daemon.name for daemon in daemons]
     subscriber = EventSubscriber(daemons, None if key is None else read_keys(key))
     try:
@@ -62,6 +65,14 @@ def command(
             print_changes(subscriber, names)
     finally:
         subscriber.close()
+
+
+def _with_short_names(daemons: list[Watched]) -> list[Watched]:
+    """A directory's last part says enough where no other one ends so: a line has 80 columns."""
+    short = [Path(daemon.name).name if daemon.address.path else daemon.name for daemon in daemons]
+    if len(set(short)) < len(short) or "" in short:
+        return daemons
+    return [replace(daemon, name=name) for daemon, name in zip(daemons, short, strict=True)]
 
 
 def _daemons(

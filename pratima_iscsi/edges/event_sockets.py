@@ -32,9 +32,9 @@ from pratima_iscsi.edges.link_sockets import LinkContext, Socket, SocketReader
 from pratima_iscsi.edges.socket_place import find_socket, socket_place
 from pratima_iscsi.errors import UsageError
 from pratima_iscsi.limits import (
-    BACKOFF_SECONDS_MAX,
     BACKOFF_SECONDS_MIN,
     EVENT_BYTES_MAX,
+    EVENT_RECONNECT_SECONDS_MAX,
     EVENT_REQUEST_BYTES_MAX,
     EVENT_SUBSCRIBERS_MAX,
     EVENTS_UNREAD_MAX,
@@ -79,6 +79,7 @@ class EventPublisher:
         self._readers: list[SocketReader] = []
         self._listeners: list[Listener] = []
         self._zap: ZapHandler | None = None
+        self._path: Path | None = None
 
     def open_local(self, state: Path) -> LinkAddress:
         """Publish on the ipc endpoint of ``state``, which the caller holds locked.
@@ -87,6 +88,7 @@ class EventPublisher:
         """
         path = socket_place(state, _NAME)
         path.unlink(missing_ok=True)
+        self._path = path
         return self._open(LinkAddress("", 0, str(path)), None).address
 
     async def open(self, address: LinkAddress) -> LinkAddress:
@@ -122,6 +124,8 @@ class EventPublisher:
             self._zap.close()
             self._zap = None
         self._context.close(FAREWELL_SECONDS)
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
 
     def _open(self, address: LinkAddress, keys: CurveKeys | None) -> Listener:
         if self._zap is None:
@@ -196,7 +200,7 @@ class EventSubscriber:
         socket.rcvhwm = EVENTS_UNREAD_MAX
         socket.maxmsgsize = EVENT_BYTES_MAX
         socket.reconnect_ivl = int(BACKOFF_SECONDS_MIN * 1000)
-        socket.reconnect_ivl_max = int(BACKOFF_SECONDS_MAX * 1000)
+        socket.reconnect_ivl_max = int(EVENT_RECONNECT_SECONDS_MAX * 1000)
         socket.handshake_ivl = int(HANDSHAKE_SECONDS * 1000)
         # A daemon that vanished without a word is sought again once its machine stays silent.
         socket.heartbeat_ivl = int(HANDSHAKE_SECONDS * 1000)

@@ -7,6 +7,7 @@ bounded, whatever a daemon sends.
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from pratima_iscsi import limits
 from pratima_iscsi.control.events import (
@@ -27,9 +28,10 @@ from pratima_iscsi.control.status import (
     group_exit_code,
     link_exit_code,
 )
-from pratima_iscsi.replication.states import Role
+from pratima_iscsi.replication.states import LinkState, Role
 
-_ROOM = limits.MONITOR_SAMPLES_MAX
+_ROOM: Final = limits.MONITOR_SAMPLES_MAX
+_AWAY: Final = frozenset({LinkState.CONNECTING, LinkState.STALE})
 
 
 @dataclass(slots=True)
@@ -244,7 +246,7 @@ class Model:
                 if volume.failed:
                     yield f"{place} volume {volume.name}: {volume.failed}"
             for link in status.links:
-                if link_exit_code(link) == ACT:
+                if link_exit_code(link) == ACT or link.state in _AWAY:
                     yield f"{place} → {link.replica}: {link.state.value}: {link.reason}"
                 elif link.degraded and link.mode != "async":
                     yield f"{place} → {link.replica}: degraded: writes do not wait for it"
@@ -263,4 +265,4 @@ class Model:
         """What ``status`` would exit with, over all."""
         codes = [group_exit_code(view.status) for _, view in self.groups()]
         silent = any(source.silent_for(now) is not None for source in self.sources.values())
-        return max([*codes, ACT if silent else 0], default=BEHIND)
+        return ACT if silent else max(codes, default=BEHIND)

@@ -33,9 +33,12 @@ def picture(model: Model, now: float, clock: float, columns: int, lines: int) ->
     ``now``: monotonic seconds, as the model had them; ``clock``: time of day.
     """
     columns, lines = max(columns, COLUMNS_MIN), max(lines, LINES_MIN)
-    head = [_title(model, now, clock, columns), *_alarms(model, now)]
-    groups = [line for source, view in model.groups() for line in _group(source, view, columns)]
-    room = lines - len(head) - _CHANGES_LEAST
+    most = min(_ALARMS_MAX, lines // 4)
+    head = [_title(model, now, clock, columns), *_alarms(model, now, most)]
+    groups = [
+        line for source, view in model.groups() for line in _group(source, view, now, columns)
+    ]
+    room = max(1, lines - len(head) - _CHANGES_LEAST)
     if len(groups) > room:
         hidden = len(groups) - room + 1
         groups = [*groups[: room - 1], Text(f"… {hidden} more lines", style=_DIM)]
@@ -83,15 +86,15 @@ def _title(model: Model, now: float, clock: float, columns: int) -> Text:
     return line
 
 
-def _alarms(model: Model, now: float) -> list[Text]:
+def _alarms(model: Model, now: float, most: int) -> list[Text]:
     lines = [Text(printable(f"! {trouble}"), style="bold red") for trouble in model.troubles(now)]
     for place, alarm in model.alarms():
         ago = format_seconds(alarm.seconds)
         words = f"! {place}: {alarm.event}: {alarm.reason} ({ago} ago)"
         lines.append(Text(printable(words), style="red"))
-    if len(lines) > _ALARMS_MAX:
-        hidden = len(lines) - _ALARMS_MAX + 1
-        lines = [*lines[: _ALARMS_MAX - 1], Text(f"! … {hidden} more alarms", style="red")]
+    if len(lines) > most:
+        hidden = len(lines) - most + 1
+        lines = [*lines[: most - 1], Text(f"! … {hidden} more alarms", style="red")]
     return lines
 
 
@@ -102,13 +105,15 @@ def _rule(title: str, columns: int) -> Text:
 # --- groups --------------------------------------------------------------------------------------
 
 
-def _group(source: Source, view: GroupView, columns: int) -> list[Text]:
+def _group(source: Source, view: GroupView, now: float, columns: int) -> list[Text]:
     status = view.status
     colour = _COLOURS[group_exit_code(status)]
     line = Text("── ", style=_DIM)
     line.append(printable(status.group), style=f"bold {colour}")
     line.append(f" {status.role.value} ", style=colour)
     line.append(printable(f"on {source.name} "), style=_DIM)
+    if source.silent_for(now) is not None:
+        line.append(f"as of {format_seconds(now - view.heard_at)} ago ", style="bold red")
     line.append("─" * max(0, columns - line.cell_len), style=_DIM)
     if status.role is Role.REPLICA:
         return [line, *_replica(view)]

@@ -39,7 +39,7 @@ class Shell:
         script.write_text(f'#!/bin/sh\nexec {sys.executable} -m pratima_iscsi "$@"\n')
         script.chmod(0o755)
         self.environment = {**os.environ, "PATH": f"{commands}:{os.environ['PATH']}"}
-        self.ports = {"7010": str(free_ports(2)), "3260": str(free_ports())}
+        self.ports = {"7010": str(free_ports(3)), "3260": str(free_ports())}
         self.daemons: list[subprocess.Popen[bytes]] = []
 
     def line(self, text: str) -> str:

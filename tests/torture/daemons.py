@@ -263,7 +263,7 @@ class Replica(Daemon):
     """`pratima replica` with its state and volume in one directory."""
 
     def __init__(self, directory: Path, port: int | None = None) -> None:
-        self.port = port or free_ports(2)
+        self.port = port or free_ports(3)
         self.state = directory / "replica-state"
         self.volume = directory / "replica.img"
         state, listen = str(self.state), f"127.0.0.1:{self.port}"

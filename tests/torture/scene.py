@@ -51,7 +51,7 @@ class Wire:
     """Proxies before a replica's control and data ports, in their place."""
 
     def __init__(self, replica_port: int, seed: int) -> None:
-        self.port = free_ports(2)
+        self.port = free_ports(3)
         self.control, self.data = (
             FaultProxy(
                 ("127.0.0.1", replica_port + number), ZmtpFraming, seed + number, self.port + number

@@ -75,7 +75,7 @@ def test_wait_has_a_deadline_and_names_what_it_waited_for() -> None:
 
 
 def test_free_ports_are_free_and_in_a_row() -> None:
-    first = free_ports(2)
+    first = free_ports(3)
     with socket.socket() as one, socket.socket() as other:
         one.bind(("127.0.0.1", first))
         other.bind(("127.0.0.1", first + 1))

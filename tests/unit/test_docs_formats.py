@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from pratima_iscsi import limits, records
+from pratima_iscsi.control import events
 from pratima_iscsi.edges import journal
 from pratima_iscsi.operations import COUNTED, RecordKind
 from pratima_iscsi.records import make_record
@@ -109,8 +110,9 @@ def test_the_flags_are_the_codes() -> None:
 
 
 def test_limits_and_constants_are_the_codes() -> None:
-    for name, value in table_after("one beyond the limit closes its connection.\n"):
-        assert getattr(limits, name.strip("`")) == int(value)
+    for mark in ("one beyond the limit closes its connection.\n", "and sees so by `number`.\n"):
+        for name, value in table_after(mark):
+            assert getattr(limits, name.strip("`")) == float(value)
     for name in re.findall(r"`([A-Z]+_[A-Z_]+)`", FORMATS):
         assert hasattr(limits, name) or hasattr(wire, name), name
     head, entry = wire.HEADER.size, records.ENTRY.size
@@ -142,6 +144,25 @@ def test_a_messages_table_has_its_fields_in_order(message: type[messages.Message
         (field.encode_name, not field.required) for field in fields
     ]
     assert [kind for _, kind, _ in table] == [_type_of(field.type) for field in fields]
+
+
+EVENTS: list[type[events.Event]] = [events.Event, *events.Event.__subclasses__()]
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.__name__)
+def test_an_events_table_has_its_own_fields_in_order(event: type[events.Event]) -> None:
+    inherited = {field.name for base in event.__bases__ for field in _fields_of(base)}
+    own = [field.name for field in _fields_of(event) if field.name not in inherited]
+    mark = f"<!-- event: {event.__name__} -->"
+    assert FORMATS.count(mark) == 1
+    name = event.__struct_config__.tag
+    if event is not events.Event:
+        assert FORMATS.split(mark)[1].startswith(f"\n**`{name}`**")
+    assert not own or [row[0] for row in table_after(mark)] == own
+
+
+def _fields_of(kind: type) -> tuple[msgspec.structs.FieldInfo, ...]:
+    return msgspec.structs.fields(kind) if issubclass(kind, events.Event) else ()
 
 
 def _type_of(annotation: Any) -> str:

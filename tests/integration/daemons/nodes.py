@@ -43,7 +43,7 @@ PORTS: Final = range(12_000, 30_000)
 _drawn = itertools.count(random.SystemRandom().randrange(len(PORTS)), 7)
 
 
-def ports(count: int = 2, host: str = "127.0.0.1") -> int:
+def ports(count: int = 3, host: str = "127.0.0.1") -> int:
     """The first of ``count`` ports in a row that are free now."""
     for _ in range(1000):
         first = PORTS[next(_drawn) % (len(PORTS) - count)]
@@ -189,7 +189,7 @@ class Replica(Node):
         host: str = "127.0.0.1",
         volumes: Sequence[Path] = (),
     ) -> None:
-        self.port = ports(2, host)
+        self.port = ports(3, host)
         self.address = f"{host}:{self.port}"
         self.volumes = list(volumes) or [place / f"{name}.img"]
         paths = [word for path in self.volumes for word in ("--volume", str(path))]

@@ -118,7 +118,7 @@ class Configured(Node):
 
 
 def test_one_file_configures_several_groups_of_several_volumes(place: Path) -> None:
-    portal, port = ports(1), ports(2)
+    portal, port = ports(1), ports(3)
     serve = Configured("serve", serve_file(place, portal, port), place)
     replica = Configured("replica", replica_file(place, port), place)
     with serve, replica:
@@ -166,7 +166,7 @@ def test_one_file_configures_several_groups_of_several_volumes(place: Path) -> N
 
 
 def test_one_replica_keeps_groups_of_two_primaries_and_refuses_a_third(place: Path) -> None:
-    port = ports(2)
+    port = ports(3)
     config = place / "replica.toml"
     config.write_text(f"""
 state = "replica-state"

@@ -188,7 +188,7 @@ def test_peers_that_are_no_replica_are_named(place: Path) -> None:
 
 
 def test_a_replica_of_another_version_is_refused_by_name(place: Path) -> None:
-    port = ports(2)
+    port = ports(3)
     stop = threading.Event()
     bound = threading.Event()
 

@@ -22,7 +22,7 @@ from xxhash import xxh3_64_digest, xxh3_128_digest
 from pratima_iscsi import limits
 from pratima_iscsi.block_write_table import BlockWriteTable
 from pratima_iscsi.blocks import BLOCK_BYTES
-from pratima_iscsi.operations import Done, RecordKind
+from pratima_iscsi.operations import Done, RecordKind, SyncError
 from pratima_iscsi.ordered_log import OrderedLog
 from pratima_iscsi.positions import NO_GENERATION, Ancestor, History, new_generation
 from pratima_iscsi.records import (
@@ -31,6 +31,7 @@ from pratima_iscsi.records import (
     GenerationBegin,
     Record,
     make_record,
+    next_history,
     seed_history,
 )
 from pratima_iscsi.replication import clean
@@ -46,9 +47,11 @@ from pratima_iscsi.replication.effects import (
     WriteLocal,
 )
 from pratima_iscsi.replication.group import LinkOptions
+from pratima_iscsi.replication.growth import Growth
 from pratima_iscsi.replication.link import Link
-from pratima_iscsi.replication.messages import Message, VolumeOffer
-from pratima_iscsi.replication.operation import FLUSH, UPDATE, WRITE, Operation
+from pratima_iscsi.replication.link_spill import flags_of, spill_of
+from pratima_iscsi.replication.messages import Grown, Message, VolumeOffer
+from pratima_iscsi.replication.operation import FLUSH, RESIZE, UPDATE, WRITE, Operation
 from pratima_iscsi.replication.source_state import LinkState, SourceState, StopKind, VolumeState
 from pratima_iscsi.replication.states import Connection, Mode
 
@@ -103,6 +106,7 @@ class Backstore:
         self._settlers: list[tuple[set[int], Done]] = []
         self._failed_volumes: set[int] = set()
         self._stopping = False
+        self.growth = Growth(self)
         saved = {link.name: link for link in state.links}
         self.links = [
             Link(self, index, link, saved.get(link.name), links=len(options.links))
@@ -206,7 +210,10 @@ class Backstore:
                 self._write_out(admitted)
                 self.emit(UpdateLocal(operation))
                 break
-            if not self._order(operation, now):
+            if operation.kind == RESIZE:
+                if not self._resize(operation, now):
+                    break
+            elif not self._order(operation, now):
                 break
             waiting.popleft()
             admitted.append(operation)
@@ -254,6 +261,33 @@ class Backstore:
                 # What was sent holds all the room: the write is dropped before it was queued.
                 link.overflow(now)
                 link.mark(operation.volume, first, end)
+        return True
+
+    def admit_resize(self, operation: Operation, now: float) -> None:
+        """Take a RESIZE into the order: every side has room."""
+        operation.started = now
+        self._waiting.append(operation)
+        self._admit_waiting(now)
+
+    def _resize(self, operation: Operation, now: float) -> bool:
+        """Give a RESIZE its position: from here on the volume has its new size. False when it must
+        wait for room in the log, as a write must."""
+        if self.links and not self.log.fits(0) and not self._make_room(0, now):
+            return False
+        volume, size, old = operation.volume, operation.length, self.sizes[operation.volume]
+        offers = list(self.options.volumes)
+        offers[volume] = VolumeOffer(offers[volume].name, size)
+        self.options = replace(self.options, volumes=tuple(offers))
+        self.sizes = tuple(offer.size for offer in offers)
+        sequence = operation.sequence = self._sequence = self._sequence + 1
+        self._in_flight[id(operation)] = operation
+        if self.links:
+            record = make_record(RecordKind.RESIZE, volume, 0, size, sequence=sequence)
+            self.digest = record.history = next_history(self.digest, record.entry, record.payload)
+            operation.record = record
+            for link in self.links:
+                link.resize(record, old, now, zeros=link.index in self.growth.zeros)
+        self.emit(Report(None, "resized", f"volume {offers[volume].name}: {old} to {size} bytes"))
         return True
 
     def _make_room(self, payload_bytes: int, now: float) -> bool:
@@ -343,18 +377,22 @@ class Backstore:
             self.confirmed(now)
 
     def _local_failed(self, operation: Operation) -> None:
+        if operation.kind == FLUSH or isinstance(operation.error, SyncError):
+            self.fail_volume(operation.volume)
         if operation.kind == FLUSH:
-            if operation.volume in self._failed_volumes:
-                return
-            self._failed_volumes.add(operation.volume)
-            reason = f"fdatasync of volume {operation.volume} failed: it takes no more writes"
-            self.emit(Report(None, "volume failed", reason, alarm=True))
             return
         reason = f"a write to volume {operation.volume} failed: {operation.error}"
         self.emit(Report(None, "write failed", reason, alarm=True))
         if operation.record is not None:
             for link in self.links:
                 link.mark_failed(operation.record)
+
+    def fail_volume(self, volume: int) -> None:
+        """A sync failed: nobody knows what is durable there, so it takes no more writes."""
+        if volume not in self._failed_volumes:
+            self._failed_volumes.add(volume)
+            reason = f"fdatasync of volume {volume} failed: it takes no more writes"
+            self.emit(Report(None, "volume failed", reason, alarm=True))
 
     @property
     def volume_failed(self) -> bool:
@@ -466,6 +504,10 @@ class Backstore:
         """The answer to a PersistDegraded."""
         self.links[link].degraded_persisted(degraded, now)
 
+    def grown(self, link: int, answer: Grown, now: float) -> None:
+        """A replica answers whether it has room for a volume that is to grow."""
+        self.growth.answered(link, answer, now)
+
     def pump(self, now: float) -> None:
         """Send what is due: once per wake-up, after everything that it brought."""
         for link in self.links:
@@ -475,6 +517,7 @@ class Backstore:
         """Do what is due at ``now``."""
         for link in self.links:
             link.tick(now)
+        self.growth.tick(now)
         self._watch_waits(now)
 
     def next_timer(self, now: float) -> float:
@@ -482,6 +525,7 @@ class Backstore:
         due = now + limits.IDLE_TICK_SECONDS
         for link in self.links:
             due = min(due, link.next_timer(now))
+        due = self.growth.next_timer(due)
         if self._pending or self._pending_durable or self._waiting:
             due = min(due, now + limits.SYNC_TIMEOUT_SECONDS_MIN / 5)
         return due
@@ -516,6 +560,7 @@ class Backstore:
     def begin_stop(self) -> None:
         """Refuse new operations from now on; safe to call twice."""
         self._stopping = True
+        self.growth.stop()
 
     @property
     def quiet(self) -> bool:
@@ -539,21 +584,21 @@ class Backstore:
             history=self.history,
             digest=self.digest,
             volumes=tuple(volumes),
-            links=tuple(map(_saved_link, self.links)),
+            links=tuple(map(spill_of, self.links)),
             boot_id=boot_id,
             stop=StopKind.CLEAN,
         )
 
     def link_flags(self) -> tuple[LinkState, ...]:
         """What must be known of each link after any stop."""
-        return tuple(map(_flags, self.links))
+        return tuple(map(flags_of, self.links))
 
     def in_flight_cover(self) -> BlockWriteTable:
         """Blocks of operations that are admitted and not yet written locally."""
         table = BlockWriteTable(len(self.sizes))
         for operation in self._in_flight.values():
             if operation.record is not None:
-                table.add(operation.volume, *operation.record.blocks)
+                table.add_records((operation.record,))
         return table
 
     def waiting_for_replica(self) -> int:
@@ -566,27 +611,3 @@ def _up_to(queue: deque[Operation], sequence: int) -> list[Operation]:
     while queue and queue[0].sequence <= sequence:
         taken.append(queue.popleft())
     return taken
-
-
-def _flags(link: Link) -> LinkState:
-    return LinkState(
-        name=link.options.name,
-        ever_sync=link.ever_sync,
-        lost_power=link.lost_power,
-        synced_once=link.synced_once,
-        degraded=link.degraded,
-        enabled=link.connection is not Connection.DISABLED
-        and not (link.clean is not None and link.clean.was_disabled),
-    )
-
-
-def _saved_link(link: Link) -> LinkState:
-    known = not link.must_compare
-    return replace(
-        _flags(link),
-        base=link.base,
-        base_history=link.watermarks.base_history,
-        direct_transaction=link.direct_id,
-        table=link.cover().serialize() if known else (),
-        unverified=link.unverified.serialize() if known else (),
-    )

@@ -50,6 +50,10 @@ BACKOFF_SECONDS_MIN: Final = 0.2
 BACKOFF_SECONDS_MAX: Final = 5.0
 OVERFLOW_DWELL_SECONDS: Final = 1.0
 """Least time between an overflow and the BEGIN that answers it."""
+GROW_SECONDS: Final = 5.0
+"""How long the replicas may take to make room for a volume that is to grow."""
+GROW_ANSWER_SECONDS: Final = 8.0
+"""How long an operator is kept waiting for a growth that goes on without him."""
 CLEAN_STOP_SECONDS: Final = 5.0
 STOP_POLL_SECONDS: Final = 0.02
 IDLE_TICK_SECONDS: Final = 60.0

@@ -23,6 +23,16 @@ UpdateDone = Callable[[bool, OSError | None], None]
 """Told once when an update has settled: whether it wrote, and the cause of a failure."""
 
 
+class SyncError(OSError):
+    """A sync failed: whatever was written before it may be lost, and a later success proves
+    nothing."""
+
+    @classmethod
+    def of(cls, error: OSError) -> "SyncError":
+        """The same error, known to be one of a sync."""
+        return cls(error.errno, error.strerror, error.filename)
+
+
 class RecordKind(enum.IntEnum):
     """Every kind of record in a link's stream; the numbers are on the wire and in the journal."""
 

@@ -14,7 +14,7 @@ from xxhash import xxh3_64_digest, xxh3_128_digest
 
 from pratima_iscsi.blocks import block_span
 from pratima_iscsi.errors import RemoteProtocolError
-from pratima_iscsi.limits import ANCESTRY_MAX, RECORD_OVERHEAD_BYTES
+from pratima_iscsi.limits import ANCESTRY_MAX, RECORD_OVERHEAD_BYTES, VOLUMES_MAX
 from pratima_iscsi.operations import Buffer, RecordKind
 from pratima_iscsi.positions import Ancestor, History, Position
 
@@ -28,8 +28,10 @@ VERIFY_KEY_BYTES: Final = 16
 
 _GENERATION = struct.Struct(">QQq")
 """generation, parent generation, last sequence of the parent (-1: unknown)"""
-_BEGIN = struct.Struct(">QB7x")
-"""transaction id, direct (1) or staged (0)"""
+_BEGIN = struct.Struct(">QB3xI")
+"""transaction id, direct (1) or staged (0), number of sizes"""
+_SIZE = struct.Struct(">Q")
+"""size of a volume in bytes"""
 _END = struct.Struct(">QQQ16sI")
 """transaction id, generation, sequence, history digest, number of ancestors"""
 _ANCESTOR = struct.Struct(">Qq")
@@ -135,18 +137,27 @@ class Begin:
 
     transaction: int
     direct: bool
+    sizes: tuple[int, ...] = ()
+    """Bytes of each volume: a RESIZE of theirs may have been dropped with the log. Empty: as they
+    were."""
 
     def encode(self) -> bytes:
         """The payload's bytes."""
-        return _BEGIN.pack(self.transaction, self.direct)
+        head = _BEGIN.pack(self.transaction, self.direct, len(self.sizes))
+        return head + b"".join(map(_SIZE.pack, self.sizes))
 
     @classmethod
     def decode(cls, payload: bytes | memoryview) -> "Begin":
         """Raises RemoteProtocolError for a malformed payload."""
-        transaction, direct = _exactly(_BEGIN, payload, "begin")
+        if len(payload) < _BEGIN.size:
+            raise RemoteProtocolError("BEGIN: truncated")
+        transaction, direct, count = _BEGIN.unpack_from(payload)
         if direct > 1 or not transaction:
             raise RemoteProtocolError("BEGIN: bad transaction or mode")
-        return cls(transaction, bool(direct))
+        if count > VOLUMES_MAX or len(payload) != _BEGIN.size + count * _SIZE.size:
+            raise RemoteProtocolError("BEGIN: wrong length")
+        sizes = tuple(size for (size,) in _SIZE.iter_unpack(payload[_BEGIN.size :]))
+        return cls(transaction, bool(direct), sizes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,15 @@ from pratima_iscsi.engine.replica_group import ReplicaGroup, is_blank
 from pratima_iscsi.engine.replica_status import replica_status
 from pratima_iscsi.errors import RemoteProtocolError, StateError
 from pratima_iscsi.replication import sink as sk
-from pratima_iscsi.replication.messages import Closed, Hello, Message, Ping, Refused, ToReplica
+from pratima_iscsi.replication.messages import (
+    Closed,
+    Grow,
+    Hello,
+    Message,
+    Ping,
+    Refused,
+    ToReplica,
+)
 from pratima_iscsi.replication.states import Role
 from pratima_iscsi.replication.wire import HEADER, PROTOCOL_VERSION
 
@@ -91,7 +99,8 @@ class ReplicaDaemon:
         )
         self._directories.append(directory)
         volumes = [
-            Volume.open(volume.path, size=volume.size, create=True) for volume in group.volumes
+            Volume.open(volume.path, size=volume.size, create=True, grown=True)
+            for volume in group.volumes
         ]
         remember_volume_paths(directory.path, [volume.path for volume in volumes])
 
@@ -151,7 +160,7 @@ class ReplicaDaemon:
                 self._sessions.pop(next(iter(self._sessions)))
             self._sessions[peer] = group
             group.hello(peer, user or "", message)
-        elif isinstance(message, Ping | Closed):
+        elif isinstance(message, Ping | Closed | Grow):
             known = self._sessions.get(peer)
             if known is not None:
                 known.control(peer, message)
@@ -241,6 +250,10 @@ class ReplicaDaemon:
     async def list_targets(self) -> TargetList:
         """Refused: see ``create_target``."""
         self._no_targets()
+
+    async def resize(self, group: str, volume: str, size: int | None, later: bool) -> str:
+        """Refused: a replica grows when its primary asks it to."""
+        return self._not_here()
 
 
 async def _main(options: ReplicaDaemonOptions) -> int:

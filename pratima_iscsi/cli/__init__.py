@@ -29,6 +29,7 @@ COMMANDS: Final = (
     "disable",
     "clean",
     "kill",
+    "resize",
 )
 """Each in the module of its name, which is imported when the command is asked for."""
 

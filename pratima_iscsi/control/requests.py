@@ -96,6 +96,17 @@ class ListTargetsRequest(Request, frozen=True, kw_only=True, tag="target list"):
     """Which targets are there?"""
 
 
+class ResizeRequest(Request, frozen=True, kw_only=True, tag="resize"):
+    """Grow a volume; an empty ``volume``: the only one. No ``size``: what its device has by now.
+
+    ``replicas_later``: also while a replica cannot be asked; it then grows when it is back.
+    """
+
+    volume: _Name = ""
+    size: Annotated[int, Meta(ge=0)] | None = None
+    replicas_later: bool = False
+
+
 class Done(msgspec.Struct, frozen=True, tag_field="type", tag="done"):
     """It was done, or begun; ``message`` says what."""
 
@@ -121,6 +132,7 @@ AnyRequest = (
     | CreateTargetRequest
     | DeleteTargetRequest
     | ListTargetsRequest
+    | ResizeRequest
 )
 Answer = NodeStatus | TargetList | Done | Failed
 

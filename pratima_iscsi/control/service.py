@@ -19,6 +19,7 @@ from pratima_iscsi.control.requests import (
     KillRequest,
     ListTargetsRequest,
     ReconnectRequest,
+    ResizeRequest,
     ResyncRequest,
     decode_request,
     encode_answer,
@@ -65,6 +66,9 @@ class Daemon(Protocol):
     async def list_targets(self) -> TargetList:
         """The targets."""
 
+    async def resize(self, group: str, volume: str, size: int | None, later: bool) -> str:
+        """Grow a volume; see ResizeRequest."""
+
 
 async def answer(daemon: Daemon, data: bytes) -> bytes:
     """The encoded answer to an encoded request."""
@@ -107,5 +111,11 @@ async def _carry_out(daemon: Daemon, request: AnyRequest) -> Answer:
             return Done(await daemon.delete_target(request.group, request.end_sessions))
         case ListTargetsRequest():
             return await daemon.list_targets()
+        case ResizeRequest():
+            return Done(
+                await daemon.resize(
+                    request.group, request.volume, request.size, request.replicas_later
+                )
+            )
         case _:
             return daemon.status(request.group)

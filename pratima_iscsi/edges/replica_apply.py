@@ -266,12 +266,22 @@ class Applier:
         self.answers.append(VerifyResult(self.state.transaction, verify.verify, differing))
 
     def _resize(self, index: int, size: int) -> None:
-        """Grow a volume, at once also in a transaction: what is added reads as zeros."""
-        if self._volumes[index].size < size:
-            self._volumes[index].truncate(size)
-        volumes = list(self.state.volumes)
-        volumes[index] = ReplicaVolume(volumes[index].name, size)
-        self.state = replace(self.state, volumes=tuple(volumes))
+        """Grow a volume, at once also in a transaction: what is added reads as zeros, or is about
+        to be brought over."""
+        sizes = [volume.size for volume in self.state.volumes]
+        sizes[index] = size
+        self.state = self._resized(self.state, sizes)
+
+    def _resized(self, state: ReplicaState, sizes: Sequence[int]) -> ReplicaState:
+        """``state`` with volumes of these sizes, which their files have."""
+        for file, size in zip(self._volumes, sizes, strict=True):
+            if file.size < size:
+                file.truncate(size)
+        volumes = tuple(
+            ReplicaVolume(volume.name, size)
+            for volume, size in zip(state.volumes, sizes, strict=True)
+        )
+        return replace(state, volumes=volumes)
 
     def _turn(self, entry: Entry, incarnation: int, n: int) -> None:
         """A record after which the state is another one."""
@@ -289,6 +299,8 @@ class Applier:
             self._end(End.decode(entry.payload), after)
 
     def _begin(self, begin: Begin, after: ReplicaState) -> None:
+        if begin.sizes:
+            after = self._resized(after, begin.sizes)
         if begin.direct and begin.transaction == after.transaction and self.staging is not None:
             self.persist(_direct(after, begin.transaction))
             self.finish()
@@ -325,7 +337,13 @@ class Applier:
             if entry.sequence != hot.sequence + 1:
                 raise RemoteProtocolError(f"write {entry.sequence} after {hot.sequence}")
         if kind == RecordKind.RESIZE:
-            self._check_size(entry)
+            self._check_size(entry.volume, entry.length)
+        elif kind == RecordKind.BEGIN:
+            sizes = Begin.decode(entry.payload).sizes
+            if sizes and len(sizes) != len(state.volumes):
+                raise RemoteProtocolError(f"BEGIN of {len(sizes)} volumes")
+            for volume, size in enumerate(sizes):
+                self._check_size(volume, size)
         elif kind == RecordKind.GENERATION and not state.transaction:
             begin, parent = GenerationBegin.decode(entry.payload), state.history.position.generation
             if begin.parent != parent or (parent != NO_GENERATION and begin.last != hot.sequence):
@@ -349,11 +367,11 @@ class Applier:
         if entry.kind == RecordKind.VERIFY and entry.length > VERIFY_BYTES_MAX:
             raise RemoteProtocolError(f"a VERIFY of {entry.length} bytes")
 
-    def _check_size(self, entry: Entry) -> None:
-        if entry.volume >= len(self.state.volumes):
-            raise RemoteProtocolError(f"there is no volume {entry.volume}")
-        if not self.state.volumes[entry.volume].size <= entry.length <= VOLUME_BYTES_MAX:
-            raise RemoteProtocolError(f"a volume cannot be resized to {entry.length} bytes")
+    def _check_size(self, volume: int, size: int) -> None:
+        if volume >= len(self.state.volumes):
+            raise RemoteProtocolError(f"there is no volume {volume}")
+        if not self.state.volumes[volume].size <= size <= VOLUME_BYTES_MAX:
+            raise RemoteProtocolError(f"a volume cannot be resized to {size} bytes")
 
 
 class _Hot:

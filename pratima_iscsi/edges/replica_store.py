@@ -23,6 +23,7 @@ from msgspec.structs import replace
 
 from pratima_iscsi.blocks import BLOCK_BYTES
 from pratima_iscsi.edges.files import Directory, File
+from pratima_iscsi.edges.growth import make_room
 from pratima_iscsi.edges.journal import PREFIX as JOURNAL_PREFIX
 from pratima_iscsi.edges.journal import Journal, JournalRot
 from pratima_iscsi.edges.replica_apply import Applier, VerifyResult
@@ -37,7 +38,7 @@ from pratima_iscsi.limits import (
     STAGING_BYTES_DEFAULT,
     STAGING_RESERVE_BYTES,
 )
-from pratima_iscsi.operations import Buffer
+from pratima_iscsi.operations import Buffer, SyncError
 
 
 class ReplicaDamaged(PratimaError):
@@ -311,6 +312,22 @@ class ReplicaStore:
             self._fail(str(error))
             raise
         return Applied(self.state.applied, done, self._applier.take_answers(), self.state)
+
+    def make_room(self, sizes: Sequence[int]) -> tuple[bool, ...]:
+        """Let each volume's file or device hold so many bytes (0: as it is), durably; the group's
+        sizes stay. Whether each is known to read as zeros behind its present size. Raises OSError
+        when one cannot."""
+        self._usable()
+        try:
+            return tuple(
+                make_room(volume, present.size, max(size, present.size))
+                for volume, present, size in zip(
+                    self._volumes, self.state.volumes, sizes, strict=True
+                )
+            )
+        except SyncError as error:
+            self._applier.broken = f"a volume cannot be synced: {error.strerror}"
+            raise
 
     def checkpoint(self) -> int:
         """Make what is applied durable: every volume, the staging, then the state. Returns the

@@ -274,6 +274,25 @@ class SourceStore:
         self._write(StoredState(state, stamp, mark))
         self._save_identity(state, stamp)
 
+    def volume_sizes(self) -> dict[str, int]:
+        """The size of each volume that the group has, by name: its file or device may have more.
+        Empty where nothing is stored, or it is lost."""
+        try:
+            stored = self._read()
+        except _Damaged:
+            return {}  # ``load`` sees to it
+        volumes = () if stored is None else stored.state.volumes
+        return {volume.name: volume.size for volume in volumes}
+
+    def remember_size(self, name: str, size: int) -> None:
+        """A volume is about to grow: no replica may know it larger than this source would after a
+        crash. A spill is not believed any more."""
+        state = self._stored().state
+        sizes = {volume.name: volume for volume in state.volumes}
+        sizes[name] = replace(sizes.get(name, VolumeState(name, size)), size=size)
+        links = tuple(map(_without_tables, state.links))
+        self._write(StoredState(replace(state, volumes=tuple(sizes.values()), links=links)))
+
     def mark(self, link: str) -> DegradedMark:
         """The degraded mark of a link, open as long as the store is. Raises OSError."""
         mark = self._marks.get(link)

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Final
 
 from pratima_iscsi.blocks import VOLUME_BYTES_MAX
+from pratima_iscsi.edges.directory import DiskFile
+from pratima_iscsi.edges.growth import make_room
 from pratima_iscsi.errors import StateError, UsageError
 from pratima_iscsi.limits import MIB
-from pratima_iscsi.operations import Buffer
+from pratima_iscsi.operations import Buffer, SyncError
 from pratima_iscsi.replication.source_state import VolumeState
 
 SECTOR_BYTES: Final = 512
@@ -62,14 +64,16 @@ class Volume:
         size: int | None = None,
         create: bool = False,
         empty: bool = False,
+        grown: bool = False,
         sector: int = SECTOR_BYTES,
     ) -> "Volume":
         """Open and lock ``path``.
 
         ``size`` makes a sparse file of that size where there is none (or an empty one), and is
         otherwise compared. ``empty`` takes an empty file as it is, and ``create`` makes one where
-        there is none: for a replica, which learns the size later. Raises UsageError or
-        StateError, which say what to do next.
+        there is none: for a replica, which learns the size later. ``grown`` takes one that is
+        larger than ``size``: it may have grown since it was made. Raises UsageError or StateError,
+        which say what to do next.
         """
         path = Path(path)
         if size is not None:
@@ -78,13 +82,13 @@ class Volume:
         try:
             _lock(fd, path)
             volume = cls(path, fd)
-            volume._take_size(size, create or empty, sector)
+            volume._take_size(size, create or empty, sector, grown)
         except BaseException:
             os.close(fd)
             raise
         return volume
 
-    def _take_size(self, size: int | None, empty_is_fine: bool, sector: int) -> None:
+    def _take_size(self, size: int | None, empty_is_fine: bool, sector: int, grown: bool) -> None:
         if size is not None and self._size == 0 and not self.is_block_device:
             try:
                 self.truncate(size)
@@ -95,7 +99,7 @@ class Volume:
                     f"volume {self.path} cannot be made {size} bytes long: {error.strerror}",
                     "see to its disk, or choose another size",
                 ) from None
-        if size is not None and size != self._size:
+        if size is not None and size != self._size and not (grown and size < self._size):
             raise StateError(
                 f"volume {self.path} has {self._size} bytes, but {size} were asked for",
                 "leave the size out to use it as it is, or name another volume",
@@ -108,8 +112,33 @@ class Volume:
 
     @property
     def size(self) -> int:
-        """Bytes of the volume, as of opening or the last ``truncate`` or ``measure``."""
+        """Bytes of the volume, as of opening or the last ``truncate``, ``measure`` or
+        ``keep_to``."""
         return self._size
+
+    @property
+    def capacity(self) -> int:
+        """Bytes that the file or device has now; the volume may keep to fewer."""
+        return os.lseek(self._fd, 0, os.SEEK_END)
+
+    def make_room(self, size: int) -> bool:
+        """Let the file, or see that the device, has ``size`` bytes, durably, while the volume keeps
+        its own; whether what lies behind that is known to read as zeros."""
+        if not self.is_block_device:
+            return make_room(DiskFile(self._fd, str(self.path)), self._size, size)
+        if self.capacity < size:
+            raise OSError(errno.ENOSPC, _too_small(self.capacity, size), str(self.path))
+        return False
+
+    def keep_to(self, size: int) -> None:
+        """Be ``size`` bytes long, of which the file or device has as many at least. Raises
+        StateError when it has not."""
+        if (capacity := self.capacity) < size:
+            raise StateError(
+                f"volume {self.path} has {capacity} bytes, but its group knows it with {size}",
+                "a volume never shrinks: bring it back to its size, or begin with an empty state",
+            )
+        self._size = size
 
     @property
     def thin(self) -> bool:
@@ -171,10 +200,12 @@ class Volume:
         try:
             done = os.pwritev(self._fd, (data,), offset, os.RWF_DSYNC)
         except OSError as error:
+            if error.errno == errno.EIO:
+                raise SyncError.of(error) from None  # it may speak of any page of the volume
             if error.errno not in _CANNOT_NOWAIT:
                 raise
             self.pwrite(data, offset)
-            os.fdatasync(self._fd)
+            self.sync_now()
             return
         if done != length:
             self._write_rest(data, offset, done, os.RWF_DSYNC)
@@ -240,13 +271,20 @@ class Volume:
         """Bring every completed write and the size to stable storage."""
         os.fdatasync(self._fd)
 
+    def sync_now(self) -> None:
+        """The same as a part of a write: its failure is a SyncError, that of the write is none."""
+        try:
+            self.fdatasync()
+        except OSError as error:
+            raise SyncError.of(error) from None
+
     def truncate(self, size: int) -> None:
-        """Set a file's size. A block device cannot be set: EINVAL unless it has that size."""
+        """Set a file's size. A block device cannot be set: EINVAL unless it has that size, or was
+        extended to it or beyond."""
         if self.is_block_device:
-            if self.measure() != size:
-                raise OSError(
-                    errno.EINVAL, f"block device of {self._size} bytes, not {size}", str(self.path)
-                )
+            before = self._size
+            if self.measure() < size or size < before:
+                raise OSError(errno.EINVAL, _too_small(self._size, size), str(self.path))
             return
         os.ftruncate(self._fd, size)
         self._size = size
@@ -254,9 +292,9 @@ class Volume:
     def state(self, name: str) -> VolumeState:
         """What the spill remembers of this volume; call it after the last ``fdatasync``."""
         if self.is_block_device:
-            return VolumeState(name, self.measure())
+            return VolumeState(name, self._size)
         status = os.fstat(self._fd)
-        return VolumeState(name, status.st_size, status.st_ino, status.st_mtime_ns)
+        return VolumeState(name, self._size, status.st_ino, status.st_mtime_ns)
 
     def close(self) -> None:
         """Release the volume and its lock; a second call does nothing."""
@@ -269,6 +307,10 @@ class Volume:
             raise OSError(
                 errno.EINVAL, f"range {offset}+{length} beyond {self._size} bytes", str(self.path)
             )
+
+
+def _too_small(has: int, needed: int) -> str:
+    return f"block device of {has} bytes, not {needed}: it must be extended first"
 
 
 def _check_size(path: Path, size: int, sector: int) -> None:

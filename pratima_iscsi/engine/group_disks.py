@@ -36,12 +36,16 @@ class GroupDisks:
                 group_directory(serve.state, options.name), create=True
             )
             opened.callback(directory.close)
-            volumes = []
-            for wanted in options.volumes:
-                volumes.append(Volume.open(wanted.path, size=wanted.size))
-                opened.callback(volumes[-1].close)
             store = SourceStore(directory.path)
             opened.callback(store.close)
+            known = store.volume_sizes()
+            volumes = []
+            for wanted in options.volumes:
+                volume = Volume.open(wanted.path, size=wanted.size, grown=wanted.name in known)
+                opened.callback(volume.close)
+                # Whatever its file has by now: a volume grows only when it is asked to.
+                volume.keep_to(known.get(wanted.name, volume.size))
+                volumes.append(volume)
             boot_id = read_boot_id()
             states = [
                 volume.state(wanted.name)
@@ -49,7 +53,8 @@ class GroupDisks:
             ]
             state = store.load(states, boot_id)
             if state is None:
-                state = SourceState(secrets.token_bytes(16), options.name, node)
+                group = secrets.token_bytes(16)
+                state = SourceState(group, options.name, node, volumes=tuple(states))
                 store.create(state)
             if state.name != options.name:
                 raise StateError(

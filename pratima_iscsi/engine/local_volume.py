@@ -21,6 +21,7 @@ from pratima_iscsi.replication.operation import UPDATE, Operation
 
 _WRITE = int(RecordKind.WRITE)
 _ZERO = int(RecordKind.ZERO)
+_RESIZE = int(RecordKind.RESIZE)
 
 
 def _waits() -> int:
@@ -99,10 +100,12 @@ class LocalVolume:
         volume = self.volume
         for operation in operations:
             try:
-                if operation.kind == _ZERO:
+                if operation.kind == _RESIZE:
+                    volume.keep_to(operation.length)  # there is room for it already
+                elif operation.kind == _ZERO:
                     volume.punch(operation.offset, operation.length)
                     if operation.fua:
-                        volume.fdatasync()
+                        volume.sync_now()
                 elif operation.fua:
                     volume.write_through(operation.payload, operation.offset)
                 else:

@@ -18,7 +18,7 @@ from pratima_iscsi.edges.volume import Volume
 from pratima_iscsi.engine.standing import standing_of
 from pratima_iscsi.errors import PratimaError
 from pratima_iscsi.replication import sink as sk
-from pratima_iscsi.replication.messages import Closed, Hello, Message, Ping
+from pratima_iscsi.replication.messages import Closed, Grow, Hello, Message, Ping
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -90,7 +90,7 @@ class ReplicaGroup:
         self.sink.hello(peer, user, message, time.monotonic())
         self.turn()
 
-    def control(self, peer: bytes, message: Ping | Closed) -> None:
+    def control(self, peer: bytes, message: Ping | Closed | Grow) -> None:
         """A message inside a session."""
         self.sink.control(peer, message, time.monotonic())
         self.turn()
@@ -174,6 +174,8 @@ class ReplicaGroup:
                 self._apply.submit(self._apply_upto, effect.upto)
             case sk.Checkpoint():
                 self._apply.submit(self._checkpoint)
+            case sk.MakeRoom():
+                self._apply.submit(self._make_room, effect)
 
     def _back(self, event: Callable[[], None]) -> None:
         """From a thread: run ``event`` and a turn on the loop."""
@@ -279,6 +281,16 @@ class ReplicaGroup:
         self._back(
             lambda: self.sink.applied(applied.index, applied.frame_bytes, answers, time.monotonic())
         )
+
+    def _make_room(self, effect: sk.MakeRoom) -> None:
+        zeros: tuple[bool, ...] = ()
+        refusal = ""
+        try:
+            zeros = self.store.make_room(effect.sizes)
+        except (OSError, PratimaError) as error:
+            refusal = f"{getattr(error, 'strerror', None) or error}"[: limits.REASON_CHARACTERS_MAX]
+        sizes = [volume.size for volume in self.volumes]
+        self._back(lambda: self.sink.room_made(effect, sizes, zeros, refusal, time.monotonic()))
 
     def _checkpoint(self) -> None:
         try:

@@ -53,7 +53,11 @@ def replica_status(group: ReplicaGroup, alarms: tuple[Alarm, ...]) -> GroupStatu
         history=history_status(standing.history),
         digest=standing.digest.hex(),
         volumes=tuple(
-            VolumeStatus(name=f"{index}", path=str(volume.path), size=volume.size)
+            VolumeStatus(
+                name=f"{index}",
+                path=str(volume.path),
+                size=standing.sizes[index] if standing.bound else volume.size,
+            )
             for index, volume in enumerate(group.volumes)
         ),
         journal=JournalStatus(

@@ -17,6 +17,7 @@ from pratima_iscsi.engine.local_volume import LocalVolume
 from pratima_iscsi.engine.process import Events
 from pratima_iscsi.engine.source_group import SourceGroup
 from pratima_iscsi.engine.source_status import LagClock
+from pratima_iscsi.engine.volume_growth import VolumeGrowth
 from pratima_iscsi.engine.volume_storage import VolumeStorage
 from pratima_iscsi.errors import RemoteProtocolError, StateError
 from pratima_iscsi.limits import LAG_SAMPLE_SECONDS
@@ -84,6 +85,7 @@ class ServedGroup:
             serial = unit_serial(disks.state.group, index)
             unit = LogicalUnit(storage, serial=serial, block_size=options.block_bytes)
             self.device.add(index, unit)
+        self.growth = VolumeGrowth(self.engine, self.device, options.block_bytes)
         if disks.store.doubt:
             alarm = bool(links)
             self._report(fx.Report(None, "unclean start", disks.store.doubt, alarm))

@@ -16,6 +16,7 @@ from pratima_iscsi.backstore import Backstore
 from pratima_iscsi.edges.source_store import SourceStore
 from pratima_iscsi.engine.local_volume import LocalVolume
 from pratima_iscsi.replication import effects as fx
+from pratima_iscsi.replication.growth import GrowthDone
 from pratima_iscsi.replication.messages import Message
 from pratima_iscsi.replication.operation import Operation
 from pratima_iscsi.replication.source_state import LinkState
@@ -84,6 +85,7 @@ class SourceGroup:
             fx.PersistGeneration: self._persist_generation,
             fx.PersistDegraded: self._persist_degraded,
             fx.PersistLink: self._persist_link,
+            fx.GrowLocal: self._grow_local,
             fx.Report: report,
         }
 
@@ -322,6 +324,29 @@ class SourceGroup:
     def _persist_link(self, effect: fx.PersistLink) -> None:
         flags = self.backstore.link_flags()[effect.link]
         self._later(lambda: self._store.remember_link(flags), lambda: None)
+
+    def _grow_local(self, effect: fx.GrowLocal) -> None:
+        growth = self.backstore.growth
+        volume = self.volumes[effect.volume].volume
+        name = self.backstore.options.volumes[effect.volume].name
+
+        def run() -> None:
+            zeros, failure = False, None
+            try:
+                zeros = volume.make_room(effect.size)
+                self._store.remember_size(name, effect.size)
+            except OSError as error:
+                failure = error
+            self._loop.call_soon_threadsafe(
+                self._and_turn, lambda: growth.local_grown(zeros, failure, time.monotonic())
+            )
+
+        self._state_writer.submit(run)
+
+    def grow(self, volume: int, size: int, done: GrowthDone, *, later: bool) -> None:
+        """Grow a volume; ``done`` once initiators may be told, or why not. Raises OperatorError."""
+        self.backstore.growth.begin(volume, size, done, time.monotonic(), later=later)
+        self.turn()
 
     # --- stop ----------------------------------------------------------------------------------
 

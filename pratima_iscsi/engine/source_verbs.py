@@ -1,6 +1,6 @@
-"""What an operator may ask of a primary's links: the verbs of the control socket.
+"""What an operator may ask of a primary: the verbs of the control socket.
 
-One rule: each names the links that it reached, or says why it reached none.
+One rule: each names what it reached, or says why it reached none.
 """
 
 import time
@@ -12,7 +12,7 @@ from pratima_iscsi.replication.link import Link
 
 
 class SourceVerbs:
-    """The groups of one daemon by name, and what their links can be told to do."""
+    """The groups of one daemon by name, and what they and their links can be told to do."""
 
     def __init__(self) -> None:
         self.groups: dict[str, ServedGroup] = {}
@@ -100,6 +100,13 @@ class SourceVerbs:
             known.remember(link)
 
         return "enabled " + ", ".join(self._each("enable", group, replica, act))
+
+    async def resize(self, group: str, volume: str, size: int | None, later: bool) -> str:
+        """Grow a volume; what was done, or that it still goes on."""
+        chosen = self.chosen(group)
+        if len(chosen) > 1:
+            raise StateError("there are several groups", f"say which: {', '.join(self.groups)}")
+        return await chosen[0].growth.grow(volume, size, later=later)
 
     def disable(self, group: str, replica: str) -> str:
         """Stop links and forget their tables."""

@@ -16,4 +16,5 @@ def standing_of(state: ReplicaState) -> Standing:
         transaction=state.transaction,
         direct=state.direct,
         ended=state.ended,
+        sizes=tuple(volume.size for volume in state.volumes),
     )

@@ -132,6 +132,15 @@ class PersistLink:
 
 
 @dataclass(frozen=True, slots=True)
+class GrowLocal:
+    """Make room for ``size`` bytes in the volume, and remember the size, both synced; answer with
+    ``local_grown``. What the volume serves changes only with the RESIZE among the WriteLocals."""
+
+    volume: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Something changed that an operator may want to know; ``link`` None: the group itself."""
 
@@ -155,5 +164,6 @@ Effect = (
     | PersistGeneration
     | PersistDegraded
     | PersistLink
+    | GrowLocal
     | Report
 )

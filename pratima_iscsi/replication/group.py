@@ -11,7 +11,7 @@ from pratima_iscsi import limits
 from pratima_iscsi.ordered_log import OrderedLog
 from pratima_iscsi.positions import History
 from pratima_iscsi.replication.effects import Effect
-from pratima_iscsi.replication.messages import VolumeOffer
+from pratima_iscsi.replication.messages import Grown, VolumeOffer
 from pratima_iscsi.replication.states import Mode
 
 
@@ -54,6 +54,9 @@ class Group(Protocol):
 
     def release_writes(self, now: float) -> None:
         """Admit writes again."""
+
+    def grown(self, link: int, answer: Grown, now: float) -> None:
+        """The replica of a link answers whether it has room for a volume that is to grow."""
 
     def confirmed(self, now: float) -> None:
         """A link's watermarks moved: writes that waited for them may complete."""

@@ -17,6 +17,7 @@ from typing import Final
 
 from pratima_iscsi import limits
 from pratima_iscsi.block_write_table import BlockWriteTable
+from pratima_iscsi.blocks import block_span
 from pratima_iscsi.operations import RecordKind
 from pratima_iscsi.ordered_log import LinkQueue
 from pratima_iscsi.positions import Position
@@ -35,6 +36,7 @@ from pratima_iscsi.replication.handshake import ReplicaFacts, SourceFacts, Verdi
 from pratima_iscsi.replication.messages import (
     Ack,
     Closed,
+    Grown,
     Hello,
     Message,
     Ping,
@@ -224,6 +226,51 @@ class Link:
             self.oldest_unsent_at = now
         self.queue.append(record)
 
+    def resize(self, record: Record, old: int, now: float, *, zeros: bool) -> None:
+        """A volume grows from ``old`` bytes at ``record``; unless what it grows by is known to read
+        as ``zeros`` on both sides, the replica may lack that."""
+        if self.connection is Connection.DISABLED:
+            return
+        first, end = block_span(old, record.length - old)
+        if self.transaction is not None:
+            self.transaction.note_write(record.volume, first, end)
+        if self.clean is not None:
+            self.clean.note_write(record.volume, first, end)
+            if self.clean.proof and not zeros:
+                self.clean.fail("a volume has grown by what may differ")
+        if not zeros:
+            self.table.add(record.volume, first, end)
+            if self.replication is Replication.STREAM:
+                self.replicate_by(Replication.TABLE, "what a volume has grown by is brought over")
+        if self.replication is Replication.TABLE:
+            return  # The next BEGIN says the sizes.
+        if self.group.log.fits(0):
+            self.take(record, now)
+            if self.replication is Replication.TRANSACTION and self.transaction is not None:
+                self.transaction.resized(record.volume, record.length)
+        else:
+            self.overflow(now)
+
+    def _tell_sizes(self, dropped: Iterable[Record], now: float) -> None:
+        """The log was dropped: what the open transaction has to know of the volumes' sizes is
+        queued again (inside it no sequence counts), or it gives way to one whose BEGIN says it."""
+        transaction = self.transaction
+        if self.replication is not Replication.TRANSACTION or transaction is None:
+            return
+        for record in dropped:
+            if record.entry[0] == RecordKind.RESIZE:
+                transaction.resized(record.volume, 0)
+        for volume, size in enumerate(self.group.sizes):
+            if transaction.sizes[volume] == size:
+                continue
+            if not self.group.log.fits(0):
+                self.abandon_transaction("a RESIZE was dropped with the log", now)
+                self.replicate_by(Replication.TABLE, "a RESIZE was dropped with the log")
+                return
+            sequence = self.group.history.position.sequence
+            self.take(make_record(RecordKind.RESIZE, volume, 0, size, sequence=sequence), now)
+            transaction.resized(volume, size)
+
     def begin_generation(self, record: Record, now: float) -> None:
         """The group's generation begins; END carries it where a transaction is open."""
         self.watermarks.forget()
@@ -257,6 +304,7 @@ class Link:
             )
         elif self.transaction.end is not None:
             self.replicate_by(Replication.TABLE, reason)
+        self._tell_sizes(dropped, now)
 
     def _end_is_safe(self, dropped: set[int]) -> bool:
         """Whether the open transaction's END is queued or sent, and is not among ``dropped``."""
@@ -437,6 +485,8 @@ class Link:
                 self._acknowledge(message, now)
             elif isinstance(message, VerifyAnswer):
                 self.resync.answered(message, now)
+            elif isinstance(message, Grown):
+                self.group.grown(self.index, message, now)
             elif isinstance(message, Closed):
                 self.lose(f"the replica closed the session: {message.reason}", now, tell=False)
         if self.connection is Connection.OPEN:

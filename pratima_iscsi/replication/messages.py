@@ -133,10 +133,30 @@ class Ping(Message, frozen=True, tag="ping"):
     sequence: Number
 
 
+class Grow(Message, frozen=True, tag="grow"):
+    """Source to replica: make room for a volume of ``size`` bytes; a RESIZE record may follow."""
+
+    session: Id
+    volume: Number
+    size: Number
+
+
+class Grown(Message, frozen=True, tag="grown"):
+    """Replica to source: the answer to Grow."""
+
+    session: Id
+    volume: Number
+    size: Number
+    zeros: bool
+    """Whether what was added is known to read as zeros there."""
+    refusal: Text = ""
+    """Why there is no room; empty: there is."""
+
+
 T = TypeVar("T")
 
-ToReplica = Hello | Ping | Closed
-ToSource = Welcome | Refused | Ack | VerifyAnswer | Closed
+ToReplica = Hello | Ping | Closed | Grow
+ToSource = Welcome | Refused | Ack | VerifyAnswer | Closed | Grown
 
 _encoder = msgspec.msgpack.Encoder()
 _to_replica = msgspec.msgpack.Decoder(ToReplica)

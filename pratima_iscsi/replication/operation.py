@@ -7,13 +7,15 @@ from pratima_iscsi.records import Record
 
 WRITE: Final = int(RecordKind.WRITE)
 ZERO: Final = int(RecordKind.ZERO)
+RESIZE: Final = int(RecordKind.RESIZE)
+"""``length`` is the volume's new size; it is admitted when every side has room for it."""
 FLUSH: Final = int(RecordKind.FLUSH)
 UPDATE: Final = 64
 """Reads, transforms and writes; it is admitted as a WRITE. Never on the wire."""
 
 
 class Operation:
-    """A write, zero, update or flush on its way; ``done`` is told once, with ``error``."""
+    """A write, zero, update, resize or flush on its way; ``done`` is told once, with ``error``."""
 
     __slots__ = (
         "changed",

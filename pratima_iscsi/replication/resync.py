@@ -133,7 +133,7 @@ class Resync:
             return
         transaction = Transaction.begin(
             link.group.new_id(),
-            len(link.group.sizes),
+            link.group.sizes,
             direct=direct,
             comparing=bool(link.unverified),
             blocks=len(link.table),
@@ -142,7 +142,7 @@ class Resync:
         link.transaction = transaction
         link.direct_id = transaction.id if direct else 0
         reason = clean.begun(link, transaction)
-        payload = Begin(transaction.id, direct).encode()
+        payload = Begin(transaction.id, direct, link.group.sizes).encode()
         link.append_mark(make_record(RecordKind.BEGIN, payload=payload), now)
         link.replicate_by(Replication.TRANSACTION, reason)
 
@@ -290,11 +290,18 @@ class Resync:
         for piece, answer in zip(watch.ranges, answers, strict=True):
             if answer.error is not None:
                 self._unreadable(transaction, piece, answer.error, now)
-            elif answer.blocks:
+            elif answer.blocks and self._is_whole(piece, answer):
                 self._bring(transaction, watch, piece, answer, now)
         if watch.sweep:
             self._swept(transaction, now)
         self.link.pump(now)
+
+    def _is_whole(self, piece: BlockRange, answer: BlocksRead) -> bool:
+        """Whether an answer ends where its blocks do: the last one was shorter when it was read, if
+        the volume has grown since. Then they are read again."""
+        span = BlockRange(piece.volume, piece.first, answer.blocks)
+        size = self.link.group.sizes[piece.volume]
+        return answer.data is None or len(answer.data) == span.length(size)
 
     def _bring(
         self,

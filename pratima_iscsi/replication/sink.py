@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from pratima_iscsi import limits
-from pratima_iscsi.blocks import BLOCK_BYTES
+from pratima_iscsi.blocks import BLOCK_BYTES, VOLUME_BYTES_MAX
 from pratima_iscsi.errors import RemoteProtocolError
 from pratima_iscsi.operations import COUNTED, RecordKind
 from pratima_iscsi.positions import NO_GENERATION, ORIGIN, History
@@ -32,6 +32,8 @@ from pratima_iscsi.records import (
 from pratima_iscsi.replication.messages import (
     Ack,
     Closed,
+    Grow,
+    Grown,
     Hello,
     Message,
     Ping,
@@ -67,6 +69,8 @@ class Standing:
     transaction: int = 0
     direct: bool = False
     ended: int = 0
+    sizes: tuple[int, ...] = ()
+    """Bytes of each volume of the group; its file or device may have more."""
 
     @property
     def bound(self) -> bool:
@@ -91,6 +95,13 @@ class Bind:
     name: str
     volumes: tuple[tuple[str, int], ...]
     """Name and size in bytes of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class MakeRoom:
+    """Let each volume hold so many bytes (0: as it is), durably; answer with ``room_made``."""
+
+    sizes: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +143,7 @@ class Notice:
     alarm: bool = False
 
 
-SinkEffect = Tell | Bind | WriteJournal | Apply | Checkpoint | Release | Notice
+SinkEffect = Tell | Bind | MakeRoom | WriteJournal | Apply | Checkpoint | Release | Notice
 
 
 @dataclass(slots=True)
@@ -185,7 +196,8 @@ class Sink:
         self.standing = standing
         """After the last checked record."""
         self.node = node
-        self.sizes = list(sizes)
+        self.capacities = tuple(sizes)
+        """Bytes that each file or device has, at least those of its volume."""
         self.credit = credit
         self.blank = blank
         self.failure = failure
@@ -196,6 +208,9 @@ class Sink:
         self.session: _Session | None = None
         self.greeting: tuple[bytes, str, Hello] | None = None
         self.binding = False
+        self.making_room = False
+        self.asked: Grow | None = None
+        """The session's question for room, until it is answered."""
         self.dropped_frames = 0
         self.held = ""
         self.written = standing
@@ -238,7 +253,7 @@ class Sink:
             self.effects.append(Tell(peer, message))
             self.effects.append(Notice("refused", f"{rule}: {reason}"))
             return
-        self.session = None
+        self.session = self.asked = None
         self._drop_waiting()
         self.held = ""
         self.greeting = (peer, user, hello)
@@ -252,10 +267,12 @@ class Sink:
         if self.standing.bound and hello.group != self.standing.group:
             return "group", "this replica holds another group: give it an empty state directory"
         theirs = tuple(volume.size for volume in hello.volumes)
-        if len(theirs) != len(self.sizes):
-            return "size", f"the primary has {len(theirs)} volumes, this replica {len(self.sizes)}"
-        for index, (mine, other) in enumerate(zip(self.sizes, theirs, strict=True)):
-            if mine != other and (mine or self.standing.bound):
+        bound = self.standing.bound
+        ours = self.standing.sizes if bound else self.capacities
+        if len(theirs) != len(ours):
+            return "size", f"the primary has {len(theirs)} volumes, this replica {len(ours)}"
+        for index, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
+            if other < mine or (mine and other > mine and not bound):
                 return "size", f"volume {index}: {other} bytes at the primary, {mine} here"
         if not self.standing.bound and not self.blank and not hello.overwrite:
             reason = (
@@ -269,6 +286,10 @@ class Sink:
         """All that was received is durable: say where this replica stands."""
         assert self.greeting is not None
         peer, user, hello = self.greeting
+        if self.standing.bound and self._wants_room(hello):
+            # The primary has grown while this replica could not be asked, or is about to.
+            self._make_room(tuple(volume.size for volume in hello.volumes))
+            return
         if not self.standing.bound:
             if not self.binding:
                 self.binding = True
@@ -310,8 +331,57 @@ class Sink:
     def bound(self, bind: Bind, now: float) -> None:
         """The answer to Bind."""
         self.binding = False
-        self.sizes = [size for _, size in bind.volumes]
-        self.standing = self.written = self.durable = replace(self.standing, group=bind.group)
+        sizes = self.capacities = tuple(size for _, size in bind.volumes)
+        self.standing = self.written = self.durable = replace(
+            self.standing, group=bind.group, sizes=sizes
+        )
+        self._schedule(now)
+
+    # --- room ----------------------------------------------------------------------------------
+
+    def _wants_room(self, hello: Hello) -> bool:
+        wanted = (volume.size for volume in hello.volumes)
+        return any(size > room for size, room in zip(wanted, self.capacities, strict=True))
+
+    def _make_room(self, sizes: tuple[int, ...]) -> None:
+        if not self.making_room:
+            self.making_room = True
+            self.effects.append(MakeRoom(sizes))
+
+    def _ask_room(self) -> None:
+        """Begin what the session's question asks for, once nothing older is under way."""
+        if self.asked is not None:
+            sizes = [0] * len(self.capacities)
+            sizes[self.asked.volume] = self.asked.size
+            self._make_room(tuple(sizes))
+
+    def room_made(
+        self,
+        made: MakeRoom,
+        capacities: Sequence[int],
+        zeros: Sequence[bool],
+        refusal: str,
+        now: float,
+    ) -> None:
+        """The answer to MakeRoom: what each file or device has now, which volumes read as zeros
+        behind their present size, and why there is no room (empty: there is)."""
+        self.making_room = False
+        self.capacities = tuple(capacities)
+        asked, session = self.asked, self.session
+        if asked is not None and made.sizes[asked.volume] == asked.size:
+            self.asked = None
+            if session is not None and session.nonce == asked.session:
+                zero = bool(zeros) and zeros[asked.volume]
+                answer = Grown(session.nonce, asked.volume, asked.size, zero, refusal)
+                self.effects.append(Tell(session.peer, answer))
+        if self.greeting is not None and refusal and self._wants_room(self.greeting[2]):
+            peer, _, hello = self.greeting
+            self.greeting = None
+            self.effects.append(
+                Tell(peer, Refused(PROTOCOL_VERSION, hello.attempt, "size", refusal))
+            )
+            self.effects.append(Notice("refused", f"size: {refusal}"))
+        self._ask_room()
         self._schedule(now)
 
     def close(self, reason: str) -> None:
@@ -336,13 +406,19 @@ class Sink:
             self.effects.append(Notice("failed", reason, alarm=True))
             self.close(f"failed: {reason}")
 
-    def control(self, peer: bytes, message: Ping | Closed, now: float) -> None:
+    def control(self, peer: bytes, message: Ping | Closed | Grow, now: float) -> None:
         """A message of the source's inside its session."""
         session = self.session
         if session is None or session.peer != peer or session.nonce != message.session:
             return
         session.heard_at = self.heard_at = now
-        if isinstance(message, Closed):
+        if isinstance(message, Grow):
+            if message.volume >= len(self.capacities) or not _may_have(message.size):
+                self.close(f"no volume can have {message.size} bytes")
+                return
+            self.asked = message
+            self._ask_room()
+        elif isinstance(message, Closed):
             self.effects.append(Notice("session closed", f"by the primary: {message.reason}"))
             self.session = None
             self._drop_waiting()
@@ -384,7 +460,7 @@ class Sink:
         queued = self.waiting_bytes
         if queued and queued + len(batch.frame) > self.credit + limits.FRAME_BYTES_MAX:
             raise RemoteProtocolError("frames beyond the session's credit")
-        check = _Checker(before, header.generation, self.sizes)
+        check = _Checker(before, header.generation, self.capacities)
         for entry in batch.entries:
             check.take(entry)
         return check.standing(header.incarnation, batch.last_n)
@@ -590,13 +666,19 @@ class Sink:
         return due
 
 
+def _may_have(size: int) -> bool:
+    """Whether a volume can be so large at all."""
+    return 0 < size <= VOLUME_BYTES_MAX and size % _SECTOR == 0
+
+
 class _Checker:
     """Walks a batch's entries from one standing to the next."""
 
-    def __init__(self, before: Standing, generation: int, sizes: Sequence[int]) -> None:
+    def __init__(self, before: Standing, generation: int, capacities: Sequence[int]) -> None:
         self.before = before
         self.generation = generation
-        self.sizes = sizes
+        self.capacities = capacities
+        self.sizes = list(before.sizes)
         self.history = before.history
         self.sequence = before.history.position.sequence
         self.digest = before.digest
@@ -607,7 +689,9 @@ class _Checker:
 
     def take(self, entry: Entry) -> None:
         kind = entry.kind
-        if entry.length or kind in _BLOCKWISE:
+        if kind == RecordKind.RESIZE:
+            self._resize(entry.volume, entry.length)
+        elif entry.length or kind in _BLOCKWISE:
             self._check_range(entry)
         if kind in COUNTED:
             if not self.transaction:
@@ -634,6 +718,14 @@ class _Checker:
             entry.offset % BLOCK_BYTES or (end % BLOCK_BYTES and end != size)
         ):
             raise RemoteProtocolError("a resync record holds whole blocks")
+
+    def _resize(self, volume: int, size: int) -> None:
+        """Only to a size that there is room for: what is in the journal must not fail later."""
+        if volume >= len(self.sizes):
+            raise RemoteProtocolError(f"no volume {volume}")
+        if not self.sizes[volume] <= size <= self.capacities[volume] or not _may_have(size):
+            raise RemoteProtocolError(f"volume {volume} cannot be resized to {size} bytes")
+        self.sizes[volume] = size
 
     def _count(self, entry: Entry) -> None:
         if not self.consistent:
@@ -662,6 +754,11 @@ class _Checker:
     def _begin(self, begin: Begin) -> None:
         if not begin.direct and not self.consistent:
             raise RemoteProtocolError("a staged transaction needs a consistent replica")
+        if begin.sizes:
+            if len(begin.sizes) != len(self.sizes):
+                raise RemoteProtocolError(f"BEGIN of {len(begin.sizes)} volumes")
+            for volume, size in enumerate(begin.sizes):
+                self._resize(volume, size)
         self.history = self.history.at(self.sequence)
         self.transaction, self.direct = begin.transaction, begin.direct
         if begin.direct:
@@ -687,4 +784,5 @@ class _Checker:
             transaction=self.transaction,
             direct=self.direct,
             ended=self.ended,
+            sizes=tuple(self.sizes),
         )

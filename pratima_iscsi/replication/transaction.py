@@ -9,6 +9,7 @@ in the table. One rule: a block leaves the table only into the log, or into T by
 equality.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pratima_iscsi.block_write_table import BlockWriteTable
@@ -46,6 +47,8 @@ class Transaction:
     begun_at: float
     blocks_total: int
     """Blocks in the table at BEGIN, and those that came back to it since."""
+    sizes: list[int]
+    """Bytes of each volume, as its records so far say them: BEGIN first, then each RESIZE."""
     comparing: bool = False
     proof: bool = False
     """Of ``clean``: nothing is copied, every live write is queued."""
@@ -65,24 +68,26 @@ class Transaction:
     def begin(
         cls,
         transaction: int,
-        volumes: int,
+        sizes: Sequence[int],
         *,
         direct: bool,
         comparing: bool,
         blocks: int,
         now: float,
     ) -> "Transaction":
-        """A transaction that begins at ``now`` with ``blocks`` to bring over."""
+        """A transaction that begins at ``now`` over volumes of ``sizes`` bytes, with ``blocks`` to
+        bring over."""
         return cls(
             id=transaction,
             direct=direct,
-            sent=BlockWriteTable(volumes),
+            sent=BlockWriteTable(len(sizes)),
             begun_at=now,
             blocks_total=blocks,
+            sizes=list(sizes),
             comparing=comparing,
-            asked=BlockWriteTable(volumes),
-            suspect=BlockWriteTable(volumes),
-            unreadable=BlockWriteTable(volumes),
+            asked=BlockWriteTable(len(sizes)),
+            suspect=BlockWriteTable(len(sizes)),
+            unreadable=BlockWriteTable(len(sizes)),
         )
 
     def note_write(self, volume: int, first: int, end: int) -> None:
@@ -95,6 +100,10 @@ class Transaction:
                 watch.note(volume, first, end)
         if self.unreadable:
             self.unreadable.discard(volume, first, end)
+
+    def resized(self, volume: int, size: int) -> None:
+        """The transaction's records say another size of ``volume``; 0: what they said was lost."""
+        self.sizes[volume] = size
 
     def ask(self, number: int, watch: Watch) -> None:
         """A read under ``number`` is under way."""

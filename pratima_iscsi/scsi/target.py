@@ -95,6 +95,10 @@ class Target:
         for nexus in self._nexuses:
             unit.attach(nexus)
 
+    def unit_at(self, lun: int) -> LogicalUnit:
+        """The unit at ``lun``, which is there."""
+        return self._units[lun]
+
     def unit(self, field: int) -> LogicalUnit | AbsentUnit:
         """What the 8-byte LUN field, as a big-endian number, names."""
         return self._by_field.get(field, ABSENT)

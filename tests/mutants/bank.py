@@ -10,6 +10,7 @@ _HANDSHAKE = "pratima_iscsi.replication.handshake"
 _CLEAN = "pratima_iscsi.replication.clean"
 _BACKSTORE = "pratima_iscsi.backstore"
 _APPLY = "pratima_iscsi.edges.replica_apply"
+_GROWTH = "pratima_iscsi.replication.growth"
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,5 +309,61 @@ MUTANTS: Final = (
         "return self.bytes + payload_bytes + RECORD_OVERHEAD_BYTES <= self.room",
         "return True",
         "overflow",
+    ),
+    Mutant(
+        "a primary grows before its replicas have room",
+        "race 22: grow replica, acknowledgement, grow primary",
+        _GROWTH,
+        "        if not links:\n            self._group.emit(GrowLocal",
+        "        if True:\n            self._group.emit(GrowLocal",
+        "growth",
+    ),
+    Mutant(
+        "what a device has grown by counts as zeros",
+        "race 22: the new area is dirty or known to be zeros",
+        _BACKSTORE,
+        "zeros=link.index in self.growth.zeros",
+        "zeros=True",
+        "growth",
+    ),
+    Mutant(
+        "a replica's garbage behind the old end is not asked for",
+        "race 22: known to be zeros on both sides",
+        _GROWTH,
+        "        if not answer.zeros:\n            self.zeros -= {link}",
+        "",
+        "scenario test_growth.test_garbage_behind_a_replicas_volume_is_overwritten",
+    ),
+    Mutant(
+        "BEGIN does not say the sizes",
+        "a RESIZE may be dropped with the log",
+        _RESYNC,
+        "Begin(transaction.id, direct, link.group.sizes)",
+        "Begin(transaction.id, direct)",
+        "growth",
+    ),
+    Mutant(
+        "a RESIZE dropped inside a transaction is not told again",
+        "a RESIZE may be dropped with the log",
+        _LINK,
+        "        self._tell_sizes(dropped, now)",
+        "",
+        "scenario test_growth.test_a_resize_dropped_inside_a_transaction_is_queued_again",
+    ),
+    Mutant(
+        "a short last block counts as whole after the volume has grown",
+        "PROTOCOL 24: only a volume's last block is cut",
+        _RESYNC,
+        "elif answer.blocks and self._is_whole(piece, answer):",
+        "elif answer.blocks:",
+        "scenario test_growth.test_a_short_last_block_that_was_being_read_is_read_again",
+    ),
+    Mutant(
+        "a replica is not asked to make room when it returns",
+        "race 22: the replica grows first, also after it was away",
+        _SINK,
+        "if self.standing.bound and self._wants_room(hello):",
+        "if False:",
+        "growth",
     ),
 )

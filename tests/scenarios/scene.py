@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from pratima_iscsi.blocks import BLOCK_BYTES
 from pratima_iscsi.operations import RecordKind
+from pratima_iscsi.replication.messages import Message
 from pratima_iscsi.replication.operation import FLUSH, Operation
 from pratima_iscsi.replication.states import LinkState, Mode, Replication
 from pratima_iscsi.replication.wire import decode_batch
@@ -18,6 +19,7 @@ class Scene(Simulation):
         self,
         *modes: Mode,
         blocks: int = 64,
+        short: int = 0,
         volumes: int = 1,
         log_bytes: int = 256 * KIB,
         sync_timeout: float = 1.0,
@@ -29,7 +31,7 @@ class Scene(Simulation):
         super().__init__(
             seed,
             Setup(
-                sizes=[blocks * BLOCK_BYTES] * volumes,
+                sizes=[blocks * BLOCK_BYTES - short] * volumes,
                 log_bytes=log_bytes,
                 modes=list(modes) or [Mode.ASYNC],
                 sync_timeout=sync_timeout,
@@ -92,6 +94,18 @@ class Scene(Simulation):
             if told or not isinstance(what, bytes):
                 return
             if any(entry.kind == kind for entry in decode_batch(memoryview(what)).entries):
+                told = True
+                act()
+
+        self.network.passed = passed
+
+    def at_message(self, kind: type[Message], act: Callable[[], None]) -> None:
+        """Do something once, when the first message of this kind has arrived."""
+        told = False
+
+        def passed(direction: str, what: object) -> None:
+            nonlocal told
+            if isinstance(what, kind) and not told:
                 told = True
                 act()
 

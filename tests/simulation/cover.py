@@ -64,26 +64,27 @@ def _at(queue: LinkQueue, place: int) -> Record:
 class Cover:
     """One link's differing blocks, and the check that something covers each."""
 
-    def __init__(self, sizes: list[int]) -> None:
-        self.sizes = sizes
-        self.differing = [BitMap() for _ in sizes]
+    def __init__(self, volumes: int) -> None:
+        self.differing = [BitMap() for _ in range(volumes)]
         self._queue = QueueBlocks()
 
     def compare(self, blocks: set[_Key], mine: list[bytearray], theirs: list[bytearray]) -> None:
-        """Look at ``blocks`` again."""
+        """Look at ``blocks`` again; what a replica's file has not, it reads as zeros."""
         for volume, block in blocks:
             start, end = block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES
-            if mine[volume][start:end] == theirs[volume][start:end]:
+            data = mine[volume][start:end]
+            if data == theirs[volume][start : start + len(data)].ljust(len(data), b"\0"):
                 self.differing[volume].discard(block)
             else:
                 self.differing[volume].add(block)
 
-    def every_block(self) -> set[_Key]:
+    @staticmethod
+    def every_block(images: list[bytearray]) -> set[_Key]:
         """All blocks of all volumes."""
         return {
             (volume, block)
-            for volume, size in enumerate(self.sizes)
-            for block in range(-(-size // BLOCK_BYTES))
+            for volume, image in enumerate(images)
+            for block in range(-(-len(image) // BLOCK_BYTES))
         }
 
     @property

@@ -13,6 +13,7 @@ from pratima_iscsi.replication.states import Connection
 from tests.simulation.disk import UNLIMITED
 from tests.simulation.network import DATA, TO_REPLICA, TO_SOURCE
 from tests.simulation.pair import Pair
+from tests.simulation.setup import SECTOR
 
 if TYPE_CHECKING:
     from tests.simulation.run import Simulation
@@ -56,8 +57,20 @@ def break_down(simulation: "Simulation", pair: Pair, fault: str) -> None:
             replica.check_image(power=fault.endswith("power"))
         case "controls" if source.alive:
             source.later(0.0, lambda: _control(simulation, pair))
+        case "grow" if source.alive:
+            _grow(simulation)
         case _:
             _disk_fault(simulation, pair, fault)
+
+
+def _grow(simulation: "Simulation") -> None:
+    """One volume grows by a few sectors or many, to three times its first size at the most."""
+    rng, source = simulation.world.rng, simulation.source
+    volume = rng.randrange(len(source.images))
+    most = 3 * simulation.setup.sizes[volume]
+    size = len(source.images[volume]) + rng.choice([1, 3, 8, 64, 200]) * SECTOR
+    if size <= most:
+        simulation.grow(volume, size, later=rng.random() < 0.3)
 
 
 def _speak(simulation: "Simulation") -> None:

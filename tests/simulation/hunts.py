@@ -6,7 +6,7 @@ from typing import Final
 
 from pratima_iscsi.blocks import BLOCK_BYTES
 from pratima_iscsi.replication.states import Mode
-from tests.simulation.setup import KIB, Setup
+from tests.simulation.setup import KIB, SECTOR, Setup
 
 _ASYNC, _SEMI, _SYNC = [Mode.ASYNC], [Mode.SEMI_SYNC], [Mode.SYNC]
 
@@ -145,6 +145,32 @@ def _ghosts(rng: Random) -> Setup:
     )
 
 
+def _growth(rng: Random) -> Setup:
+    """Volumes that grow while everything else happens, files and devices."""
+    return Setup(
+        sizes=[24 * BLOCK_BYTES - rng.choice([0, SECTOR]), 8 * BLOCK_BYTES],
+        log_bytes=64 * KIB,
+        modes=rng.choice([_ASYNC, _SYNC, [Mode.ASYNC, Mode.ASYNC]]),
+        sync_timeout=0.5,
+        slow=rng.random() < 0.5,
+        devices=rng.random() < 0.5,
+        seconds=12.0,
+        rate=40.0,
+        bursts=0.2,
+        faults=[
+            "grow",
+            "grow",
+            "grow",
+            "reset",
+            "partition",
+            "replica power",
+            "source kill",
+            "image",
+        ],
+        fault_every=0.4,
+    )
+
+
 HUNTS: Final[dict[str, Callable[[Random], Setup]]] = {
     "any": Setup.draw,
     "overflow": _overflow,
@@ -156,4 +182,5 @@ HUNTS: Final[dict[str, Callable[[Random], Setup]]] = {
     "restarts": _restarts,
     "waiting": _waiting,
     "disks": _disks,
+    "growth": _growth,
 }

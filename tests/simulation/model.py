@@ -22,13 +22,19 @@ class Generation:
     """Images that an END brought after a failed local write, by sequence."""
     replaced: dict[int, list[bytes]] = field(default_factory=dict)
     """The order's own images at those sequences: a replica shows them until it has that END."""
+    tails: dict[int, bytes] = field(default_factory=dict)
+    """What the primary's volume held behind its end when it grew, by sequence."""
     cursor: tuple[int, list[bytearray]] | None = None
     """A sequence and the images there: the next question is mostly about a later one."""
 
 
-def apply(images: list[bytearray], record: Record) -> None:
-    """Apply one write or zero to the images."""
+def apply(images: list[bytearray], record: Record, tails: dict[int, bytes]) -> None:
+    """Apply one write, zero or resize to the images."""
     image, offset, length = images[record.volume], record.offset, record.length
+    if record.kind == RecordKind.RESIZE:
+        image += tails[record.sequence]
+        assert len(image) == length, "a RESIZE that is not behind the last one"
+        return
     image[offset : offset + length] = (
         record.payload if record.kind == RecordKind.WRITE else bytes(length)
     )
@@ -44,12 +50,14 @@ class Model:
         """A generation begins on these images."""
         self.generations.setdefault(generation, Generation(base))
 
-    def admit(self, generation: int, record: Record) -> None:
-        """The next write of a generation."""
+    def admit(self, generation: int, record: Record, tail: bytes) -> None:
+        """The next write of a generation; ``tail``: what a RESIZE brings to light."""
         assert generation in self.generations, "a write of a generation that is not on disk"
         known = self.generations[generation]
         assert record.sequence == len(known.records) + 1, "a sequence given twice, or not at all"
         known.records.append(record)
+        if record.kind == RecordKind.RESIZE:
+            known.tails[record.sequence] = tail
 
     def end(self, position: Position, images: list[bytes], *, exact: bool) -> None:
         """END was appended at ``position`` over these images of the primary."""
@@ -61,6 +69,7 @@ class Model:
             generation.rebased[position.sequence] = images
             generation.cursor = None
         else:
+            self.generations[0].replaced[0] = self.images(ORIGIN)
             self.generations[0].base = images
             self.generations[0].cursor = None
 
@@ -82,6 +91,6 @@ class Model:
             base = generation.rebased.get(start, generation.base)
             images = [bytearray(image) for image in base]
         for record in generation.records[start : position.sequence]:
-            apply(images, record)
+            apply(images, record, generation.tails)
         generation.cursor = (position.sequence, images)
         return [bytes(image) for image in images]

@@ -38,7 +38,7 @@ class Pair:
         self.index = index
         self.mode = mode
         self.model = Model(images)
-        self.cover = Cover(sizes)
+        self.cover = Cover(len(sizes))
         self.network = Network(world, hostile=hostile)
         self.replica = ReplicaNode(
             world,
@@ -81,9 +81,9 @@ class Pair:
         """A generation began on these images."""
         self.model.begin(generation, images)
 
-    def admitted(self, generation: int, record: Record) -> None:
-        """A write was admitted."""
-        self.model.admit(generation, record)
+    def admitted(self, generation: int, record: Record, tail: bytes) -> None:
+        """A write was admitted; ``tail``: what a RESIZE brings to light."""
+        self.model.admit(generation, record, tail)
 
     def ended(self, position: Position, images: list[bytes]) -> None:
         """END was appended at ``position``."""
@@ -103,13 +103,13 @@ class Pair:
 
     def go_back(self) -> None:
         """The dead replica's disk is exchanged for the older copy, or for an empty one."""
-        self.replica.exchange(self.older or fresh_disk(self.replica.sizes))
+        self.replica.exchange(self.older or fresh_disk(self.replica.volumes_count))
         self.older = None
         self.amnesia = True
 
     def recheck(self) -> None:
         """Compare every block again: after a restart the images are the disks'."""
-        self.source.touched.update(self.cover.every_block())
+        self.source.touched.update(self.cover.every_block(self.source.images))
         self.source.stirred = True
 
     # --- checks --------------------------------------------------------------------------------
@@ -132,6 +132,7 @@ class Pair:
             self.amnesia = session is None or session.nonce != link.session
         if not self.amnesia and connection is not Connection.DISABLED:
             self.cover.check(self.source.backstore, link)
+        self._check_sizes()
         if link.state is LinkState.SYNCED:
             assert not link.table and link.transaction is None, "SYNCED, but not covered"
             assert self.replica.shadow.consistent or self.amnesia, "SYNCED and inconsistent"
@@ -142,6 +143,18 @@ class Pair:
             self.lost_power = False  # A replica without a good copy has nothing to lose.
         if not link.waits and self.mode is not Mode.ASYNC:
             assert self.marked, "writes complete without the replica, and no mark is on disk"
+
+    def _check_sizes(self) -> None:
+        """Race 22: no replica has a larger volume than its primary would remember."""
+        if self.replica.alive and self.replica.sink.standing.bound:
+            ours = [volume.size for volume in self.source.remembered()]
+            theirs = self.replica.sink.standing.sizes
+            assert all(map(int.__le__, theirs, ours)), f"race 22: {theirs} there, {ours} here"
+
+    def check_room(self, volume: int, size: int) -> None:
+        """Race 22: a primary grows only after its replica has room for that, durably."""
+        file = self.replica.disk.directory().open(f"v{volume}")
+        assert file.size >= size or self.amnesia, "race 22: the primary grows before its replica"
 
     def completed(self, operation: Operation) -> None:
         """I3: acknowledged with no degraded mark on disk: the replica's effective image has it."""
@@ -166,6 +179,7 @@ class Pair:
 
     def check_same(self) -> None:
         """I6: in step and idle: both sides hold the same."""
+        assert self.replica.sink.durable.sizes == tuple(map(len, self.source.images))
         assert not self.cover.differs, "I6: SYNCED and idle, yet blocks differ"
         self.replica.check_image(power=False)
         self.replica.check_image(power=True)

@@ -4,15 +4,17 @@ Beside them goes a shadow: what the replica's effective image must be, made from
 durability was acknowledged and from nothing else. Every recovery is held against the model.
 """
 
+import contextlib
 import errno
 from collections.abc import Callable
+from random import Random
 
 from pratima_iscsi.blocks import BLOCK_BYTES
 from pratima_iscsi.edges.replica_store import ReplicaDamaged, ReplicaStore
 from pratima_iscsi.engine.standing import standing_of
 from pratima_iscsi.replication import sink as sk
-from pratima_iscsi.replication.messages import Closed, Hello, Message, Ping
-from tests.simulation.disk import UNLIMITED, SimDisk
+from pratima_iscsi.replication.messages import Closed, Grow, Hello, Message, Ping
+from tests.simulation.disk import UNLIMITED, SimDisk, SimFile
 from tests.simulation.model import Model
 from tests.simulation.network import TO_SOURCE, Network
 from tests.simulation.shadow import Shadow
@@ -37,13 +39,13 @@ class ReplicaNode(Node):
     ) -> None:
         super().__init__(world, name)
         self.network = network
-        self.sizes = sizes
         self.model = model
         self.credit = credit
         self.segment_bytes = max(1 << 16, credit // 4 + 8192)
         self.tell_source = tell_source
-        self.disk = fresh_disk(sizes)
-        self.shadow = Shadow(sizes)
+        self.volumes_count = len(sizes)
+        self.disk = fresh_disk(self.volumes_count)
+        self.shadow = Shadow([0 for _ in sizes])
         self.frames: dict[int, memoryview] = {}
         """Frames by journal unit, until they are durable."""
         self.tick_at = float("inf")
@@ -74,7 +76,7 @@ class ReplicaNode(Node):
         self.sink = sk.Sink(
             standing_of(state),
             node=b"replica-node-id.",
-            sizes=self.sizes,
+            sizes=[len(image) for image in self.volumes(self.disk)],
             applied=state.applied,
             credit=self.credit,
             blank=True,
@@ -90,7 +92,7 @@ class ReplicaNode(Node):
         """The product's own recovery, on ``disk``."""
         self.recoveries += 1
         directory = disk.directory()
-        files = [directory.open(f"v{index}") for index in range(len(self.sizes))]
+        files = [directory.open(f"v{index}") for index in range(self.volumes_count)]
         return ReplicaStore.open(
             directory,
             files,
@@ -114,17 +116,18 @@ class ReplicaNode(Node):
         shadow.staged.clear()
         staging = self.store._applier.staging
         if staging is not None:
-            for index, size in enumerate(self.sizes):
-                for block in range(-(-size // BLOCK_BYTES)):
+            for index, volume in enumerate(state.volumes):
+                for block in range(-(-volume.size // BLOCK_BYTES)):
                     start = block * BLOCK_BYTES
-                    data = bytes(staging.read(index, start, min(BLOCK_BYTES, size - start)))
+                    data = bytes(staging.read(index, start, min(BLOCK_BYTES, volume.size - start)))
                     if data != images[index][start : start + len(data)]:
                         shadow.staged[index, block] = data
 
     def volumes(self, disk: SimDisk) -> list[bytes]:
-        """The replica's volumes as files."""
+        """The replica's files, whole: they may have more than its volumes."""
         directory = disk.directory()
-        return [directory.open(f"v{i}").pread(size, 0) for i, size in enumerate(self.sizes)]
+        files = [directory.open(f"v{index}") for index in range(self.volumes_count)]
+        return [file.pread(file.size, 0) for file in files]
 
     def check_recovered(self, store: ReplicaStore, disk: SimDisk) -> None:
         """I1 and I3: a consistent replica presents the order's image, not behind what it acked."""
@@ -138,7 +141,10 @@ class ReplicaNode(Node):
         position, acked = state.history.position, shadow.position
         images = self.volumes(disk)
         legal = self.model.may_show(position)
-        assert images in legal, f"I1: the image is not that of {position}"
+        sizes = [volume.size for volume in state.volumes]
+        assert any(_shows(images, sizes, image) for image in legal), (
+            f"I1: the image is not that of {position}"
+        )
         if shadow.consistent and position.generation == acked.generation and not self.spoilt:
             assert position.sequence >= acked.sequence, f"I3: acked {acked}, recovered {position}"
 
@@ -170,7 +176,7 @@ class ReplicaNode(Node):
         def handle() -> None:
             if isinstance(message, Hello):
                 self.sink.hello(PEER, "", message, self.world.now)
-            elif isinstance(message, Ping | Closed):
+            elif isinstance(message, Ping | Closed | Grow):
                 self.sink.control(PEER, message, self.world.now)
 
         if self.alive:
@@ -216,6 +222,8 @@ class ReplicaNode(Node):
                 self.later(world.delay(0.01), self._checkpoint)
             case sk.Release():
                 self.later(world.delay(0.001), lambda: self._release(effect))
+            case sk.MakeRoom():
+                self.later(world.delay(0.002), lambda: self._make_room(effect))
             case sk.Notice():
                 self.notices.append(effect)
                 world.trace(self.name, f"{effect.event}: {effect.reason}")
@@ -227,11 +235,38 @@ class ReplicaNode(Node):
 
     def _bind(self, effect: sk.Bind) -> None:
         try:
+            files = self.store._volumes
+            for file, (_, size) in zip(files, effect.volumes, strict=True):
+                if file.size != size:
+                    file.truncate(size)
+            self._files_grew()
             self.store.bind(effect.group, effect.name, effect.volumes, b"replica-node-id.")
         except OSError as error:
             self._failed("the replica cannot be bound", error)
             return
         self.sink.bound(effect, self.world.now)
+
+    def _make_room(self, effect: sk.MakeRoom) -> None:
+        zeros: tuple[bool, ...] = ()
+        refusal = ""
+        try:
+            zeros = self.store.make_room(effect.sizes)
+        except OSError as error:
+            refusal = str(error)
+        self._files_grew()
+        sizes = [file.size for file in self.store._volumes]
+        self.sink.room_made(effect, sizes, zeros, refusal, self.world.now)
+
+    def _files_grew(self) -> None:
+        for index, image in enumerate(self.volumes(self.disk)):
+            self.shadow.follow(index, image)
+
+    def extend_to(self, volume: int, size: int) -> None:
+        """The operator makes the device behind a volume larger; it has garbage there."""
+        file = self.disk.directory().open(f"v{volume}")
+        if 0 < file.size < size:  # of size 0: it is a file still, and made when it is bound
+            extend(file, size, self.world.rng)
+            self._files_grew()
 
     def _write_journal(self, effect: sk.WriteJournal) -> None:
         try:
@@ -291,13 +326,29 @@ class ReplicaNode(Node):
         self.sink.released(self.world.now)
 
 
-def fresh_disk(sizes: list[int]) -> SimDisk:
-    """A replica's disk with blank volumes and no state."""
+def extend(file: SimFile, size: int, rng: Random) -> None:
+    """What a device has behind its old end is whatever was written there before."""
+    tail = rng.randbytes(size - file.size)
+    with contextlib.suppress(OSError):  # a disk that fails or is full is not extended
+        file.pwrite(tail, file.size)
+        file.fdatasync()
+
+
+def _shows(files: list[bytes], sizes: list[int], model: list[bytes]) -> bool:
+    """Whether volumes of these sizes show the model's image; behind it they may be larger, when a
+    transaction that has not ended said so, and a file may have more room than its volume."""
+    return all(
+        size >= len(image) and file[: len(image)] == image
+        for file, size, image in zip(files, sizes, model, strict=True)
+    )
+
+
+def fresh_disk(volumes: int) -> SimDisk:
+    """A replica's disk with empty volumes, whose sizes it will be told, and no state."""
     disk = SimDisk()
     directory = disk.directory()
-    for index, size in enumerate(sizes):
+    for index in range(volumes):
         file = directory.open(f"v{index}", create=True)
-        file.truncate(size)
         file.fdatasync()
     directory.sync()
     return disk

@@ -78,7 +78,8 @@ class Simulation:
             for pair in self.pairs:
                 pair.replica.staging_bytes = rng.choice([0, 0, 1 << 30]) * BLOCK_BYTES
         self.world.checks.append(self._check)
-        self.load = Load(setup.sizes)
+        self.load = Load(list(setup.sizes))
+        self.source.on_grown = self._grown
         self.writing = True
         self.completed = 0
         self.failed = 0
@@ -126,6 +127,18 @@ class Simulation:
         """Operations arrive together."""
         self.source.later(0.0, lambda: self.source.submit(list(operations)))
 
+    def _grown(self, volume: int, size: int) -> None:
+        """Initiators are told of a new size: from now on they use it."""
+        self.load.sizes[volume] = size
+
+    def grow(self, volume: int, size: int, *, later: bool = False) -> None:
+        """The operator lets a volume grow; of devices every side has been extended before."""
+        if self.setup.devices:
+            for pair in self.pairs:
+                pair.replica.extend_to(volume, size)
+            self.source.extend_to(volume, size)
+        self.source.later(0.0, lambda: self.source.grow(volume, size, later=later))
+
     def _completed(self, operation: Operation) -> None:
         if operation.error is not None:
             self.failed += 1
@@ -169,6 +182,9 @@ class Simulation:
             for pair in self.pairs:
                 pair.lost_power |= pair.mode is not Mode.ASYNC
         source.start(stop)
+        told, found = self.load.sizes, list(map(len, source.images))
+        assert all(map(int.__le__, told, found)), f"a volume shrank: told {told}, now {found}"
+        self.load.sizes = found
         for pair in self.pairs:
             pair.recheck()
 

@@ -24,6 +24,7 @@ FAULTS = (
     "image",
     "image power",
     "controls",
+    "grow",
 )
 RARE_FAULTS = (
     "write error",
@@ -51,6 +52,8 @@ class Setup:
     slow: bool = False
     """The local volume's writes and reads go through its one writer thread."""
     hostile: bool = False
+    devices: bool = False
+    """What a volume grows by is not zeros: a device that was extended has garbage there."""
     seconds: float = 12.0
     rate: float = 0.0
     """Arrivals of operations a second; 0: only what a scenario submits."""
@@ -81,6 +84,7 @@ class Setup:
             direct_resync=rng.random() < 0.15,
             slow=rng.random() < 0.4,
             hostile=rng.random() < 0.3,
+            devices=rng.random() < 0.3,
             rate=rate,
             bursts=rng.choice([0.0, 0.1, 0.4]) * (0.2 if rate > 100 else 1.0),
             faults=faults,

@@ -1,5 +1,6 @@
 """What a replica's effective image must be: made from the frames whose durability was told, and
-from nothing else. It knows the wire's layout and none of the product's replica code.
+from nothing else. It knows the wire's layout and none of the product's replica code. An image is as
+long as the replica's file, which may have more than its volume.
 """
 
 from pratima_iscsi.blocks import BLOCK_BYTES
@@ -23,6 +24,11 @@ class Shadow:
         self.ends = 0
         self.resync_bytes = 0
         """Data of resync records."""
+
+    def follow(self, volume: int, file: bytes) -> None:
+        """The replica's file was made longer."""
+        image = self.images[volume]
+        image += file[len(image) :]
 
     def take(self, frame: memoryview) -> None:
         """The records of ``frame`` became durable."""
@@ -59,7 +65,8 @@ class Shadow:
             key = (volume, block_number)
             start = block_number * BLOCK_BYTES
             old = self.staged.get(key)
-            block = bytearray(image[start : start + BLOCK_BYTES] if old is None else old)
+            block = image[start : start + BLOCK_BYTES]
+            block[: len(old or b"")] = old or b""
             low, high = max(start, offset), min(start + len(block), offset + len(data))
             block[low - start : high - start] = data[low - offset : high - offset]
             self.staged[key] = bytes(block)

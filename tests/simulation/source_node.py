@@ -8,15 +8,19 @@ from typing import Protocol
 
 from pratima_iscsi.backstore import Backstore, GroupOptions
 from pratima_iscsi.blocks import BLOCK_BYTES, BlockRange
+from pratima_iscsi.edges.growth import make_room
+from pratima_iscsi.errors import OperatorError
 from pratima_iscsi.operations import RecordKind
 from pratima_iscsi.positions import NO_GENERATION, ORIGIN, Position
 from pratima_iscsi.records import NO_HISTORY, End, Record
 from pratima_iscsi.replication import effects as fx
-from pratima_iscsi.replication.messages import Message
+from pratima_iscsi.replication.messages import Message, VolumeOffer
 from pratima_iscsi.replication.operation import Operation
 from pratima_iscsi.replication.source_state import SourceState, StopKind, VolumeState
+from pratima_iscsi.replication.states import Connection
 from tests.simulation.disk import SimDisk
 from tests.simulation.network import TO_REPLICA, Channel, Network
+from tests.simulation.replica_node import extend
 from tests.simulation.versions import Versions
 from tests.simulation.world import Node, World
 
@@ -67,8 +71,11 @@ class Far(Protocol):
     def generation_began(self, generation: int, images: list[bytes]) -> None:
         """A generation began on these images."""
 
-    def admitted(self, generation: int, record: Record) -> None:
-        """A write was admitted."""
+    def admitted(self, generation: int, record: Record, tail: bytes) -> None:
+        """A write was admitted; ``tail``: what a RESIZE brings to light."""
+
+    def check_room(self, volume: int, size: int) -> None:
+        """A volume is about to grow."""
 
     def ended(self, position: Position, images: list[bytes]) -> None:
         """END was appended."""
@@ -82,6 +89,7 @@ class SourceNode(Node):
     ) -> None:
         super().__init__(world, "source")
         self.options = options
+        """Its volumes as they were before any of them grew."""
         self.disk = disk
         self.store = store
         self.slow = slow
@@ -90,8 +98,15 @@ class SourceNode(Node):
         self.images: list[bytearray] = []
         self.touched: set[tuple[int, int]] = set()
         self.on_complete: Callable[[Operation], None] = lambda operation: None
+        self.on_grown: Callable[[int, int], None] = lambda volume, size: None
+        self.later_allowed = False
+        """The growth under way does not wait for a replica that cannot be asked."""
+        self.growths: list[tuple[int, int, OperatorError | None]] = []
+        """What came of each growth: volume, size, and why not."""
         self.on_report: Callable[[fx.Report], None] = lambda report: None
         self.reports: list[fx.Report] = []
+        self.read_seconds = 0.003
+        """What a read off the loop takes, about."""
         self.fail_writes = 0
         self.fail_flushes = 0
         self.unreadable: set[tuple[int, int]] = set()
@@ -114,10 +129,11 @@ class SourceNode(Node):
         self.alive = True
         self.life += 1
         directory = self.disk.directory()
-        self.files = [directory.open(f"v{i}") for i in range(len(self.options.volumes))]
+        volumes = self.remembered()
+        self.files = [directory.open(f"v{i}") for i in range(len(volumes))]
         self.images = [
             bytearray(file.pread(volume.size, 0))
-            for file, volume in zip(self.files, self.options.volumes, strict=True)
+            for file, volume in zip(self.files, volumes, strict=True)
         ]
         if stop is not StopKind.CRASHED or self.versions is None:
             self.versions = Versions(self.images)
@@ -127,16 +143,28 @@ class SourceNode(Node):
         self._jobs.clear()
         rng = self.world.rng
         self.backstore = Backstore(
-            self.options, self.store.load(stop), new_id=lambda: rng.getrandbits(64) or 1
+            replace(self.options, volumes=volumes),
+            self.store.load(stop),
+            new_id=lambda: rng.getrandbits(64) or 1,
         )
         generation = self.backstore.history.position.generation
         for far in self.far:
             far.exact = far.exact or stop is not StopKind.CLEAN
+            if generation == NO_GENERATION and self.store.state.volumes:
+                far.exact = False  # it may have grown without a record of that
             if stop not in (StopKind.CLEAN, StopKind.NONE) and generation != NO_GENERATION:
                 # What the primary has now is the truth, partial writes and all (PROTOCOL 13).
                 far.generation_began(generation, [bytes(image) for image in self.images])
         self.world.trace("source", f"starts after {stop.name}")
         self.after_event()
+
+    def remembered(self) -> tuple[VolumeOffer, ...]:
+        """The volumes with the sizes that the next start finds."""
+        known = {volume.name: volume.size for volume in self.store.state.volumes}
+        return tuple(
+            VolumeOffer(volume.name, known.get(volume.name, volume.size))
+            for volume in self.options.volumes
+        )
 
     def crash(self, *, power: bool) -> None:
         """Die now; with ``power`` the unsynced part of the volume is cut, too."""
@@ -152,8 +180,8 @@ class SourceNode(Node):
         self.disk = self.disk.power_cut(self.world.rng)
         directory = self.disk.directory()
         assert self.versions is not None
-        for index, volume in enumerate(self.options.volumes):
-            self.versions.check(index, directory.open(f"v{index}").pread(volume.size, 0))
+        for index, image in enumerate(self.images):
+            self.versions.check(index, directory.open(f"v{index}").pread(len(image), 0))
 
     def stop(self) -> None:
         """Ask for a clean stop; it ends when all is settled, or after CLEAN_STOP_SECONDS."""
@@ -168,7 +196,7 @@ class SourceNode(Node):
         for file in self.files:
             file.fdatasync()
         if not backstore.volume_failed:
-            volumes = [VolumeState(volume.name, volume.size) for volume in self.options.volumes]
+            volumes = [VolumeState(v.name, v.size) for v in backstore.options.volumes]
             self.store.state = backstore.snapshot(volumes, "boot")
             self.stopped_clean, self.other_boot = True, False
         self.world.trace("source", f"stopped, clean: {self.stopped_clean}")
@@ -233,7 +261,11 @@ class SourceNode(Node):
             return self.images
         images = [bytearray(image) for image in self.images]
         for operation in sorted(backstore._in_flight.values(), key=lambda o: o.sequence):
-            if operation.record is not None and operation.sequence <= sequence:
+            if operation.sequence > sequence:
+                continue
+            if operation.kind == RecordKind.RESIZE:
+                images[operation.volume] += self._tail(operation, len(images[operation.volume]))
+            elif operation.record is not None:
                 offset, length = operation.offset, operation.length
                 images[operation.volume][offset : offset + length] = _data(operation)
         return images
@@ -276,6 +308,8 @@ class SourceNode(Node):
                 self.later(world.delay(0.002), lambda: self._persist_degraded(effect, backstore))
             case fx.PersistLink():
                 self.later(world.delay(0.002), lambda: self._persist_link(effect, backstore))
+            case fx.GrowLocal():
+                self.later(world.delay(0.002), lambda: self._grow_local(effect, backstore))
             case fx.Report():
                 self.reports.append(effect)
                 self.on_report(effect)
@@ -320,6 +354,43 @@ class SourceNode(Node):
         )
         self.store.state = replace(self.store.state, links=links)
 
+    def _grow_local(self, effect: fx.GrowLocal, backstore: Backstore) -> None:
+        """Room first, then the size that no replica may exceed, both durable."""
+        zeros, failure = False, None
+        try:
+            file = self.files[effect.volume]
+            zeros = make_room(file, len(self.images[effect.volume]), effect.size)
+            if self.world.chance(0.05):
+                raise OSError(errno.ENOSPC, "no room (injected)")
+            volumes = [VolumeState(v.name, v.size) for v in backstore.options.volumes]
+            volumes[effect.volume] = replace(volumes[effect.volume], size=effect.size)
+            self.store.state = replace(self.store.state, volumes=tuple(volumes))
+        except OSError as error:
+            failure = error
+        backstore.growth.local_grown(zeros, failure, self.world.now)
+
+    def extend_to(self, volume: int, size: int) -> None:
+        """The operator makes the device behind a volume larger; it has garbage there."""
+        file = self.disk.directory().open(f"v{volume}")
+        if file.size < size:
+            extend(file, size, self.world.rng)
+
+    def grow(self, volume: int, size: int, *, later: bool) -> None:
+        """The operator lets a volume grow; ``on_grown`` is told when initiators would be."""
+
+        def done(error: OperatorError | None) -> None:
+            self.world.trace("source", f"volume {volume} to {size}: {error or 'grown'}")
+            self.growths.append((volume, size, error))
+            if error is None:
+                self.on_grown(volume, size)
+
+        growth = self.backstore.growth
+        try:
+            growth.begin(volume, size, done, self.world.now, later=later)
+            self.later_allowed = later
+        except OperatorError as error:
+            done(error)
+
     # --- the local volume ----------------------------------------------------------------------
 
     def _in_order(self, job: Callable[[], None]) -> None:
@@ -340,12 +411,38 @@ class SourceNode(Node):
         generation = backstore.history.position.generation
         for operation in effect.operations:
             if operation.record is not None:
+                tail = b""
+                if operation.kind == RecordKind.RESIZE:
+                    self._check_room(operation)
+                    tail = self._tail(operation, len(self.images[operation.volume]))
                 for far in self.far:
-                    far.admitted(generation, operation.record)
+                    far.admitted(generation, operation.record, tail)
+
+    def _check_room(self, operation: Operation) -> None:
+        for far, link in zip(self.far, self.backstore.links, strict=True):
+            if not self.later_allowed and link.connection is not Connection.DISABLED:
+                far.check_room(operation.volume, operation.length)
+
+    def _tail(self, operation: Operation, size: int) -> bytes:
+        """What a RESIZE brings to light behind ``size`` bytes."""
+        return self.files[operation.volume].pread(operation.length - size, size)
+
+    def _resize(self, operation: Operation) -> None:
+        assert self.versions is not None
+        volume, old = operation.volume, len(self.images[operation.volume])
+        tail = self._tail(operation, old)
+        self.images[volume] += tail
+        self.versions.grow(volume, tail)
+        blocks = range(old // BLOCK_BYTES, -(-operation.length // BLOCK_BYTES))
+        self.touched.update((volume, block) for block in blocks)
+        self.written.add(id(operation))
 
     def _write(self, operations: Sequence[Operation], backstore: Backstore) -> None:
         assert self.versions is not None
         for operation in operations:
+            if operation.kind == RecordKind.RESIZE:
+                self._resize(operation)
+                continue
             data = _data(operation)
             if self.fail_writes:
                 self.fail_writes -= 1
@@ -411,7 +508,7 @@ class SourceNode(Node):
         else:
             # Off the loop: read at one moment, answered at a later one.
             answers = answer(effect.blocks_max)
-            self.later(self.world.delay(0.003), lambda: tell(answers))
+            self.later(self.world.delay(self.read_seconds), lambda: tell(answers))
 
     def _piece(self, piece: BlockRange, blocks_max: int) -> fx.BlocksRead:
         size = len(self.images[piece.volume])

@@ -16,6 +16,10 @@ class Versions:
         """A write reached the page cache."""
         self.newer[volume].append((offset, data))
 
+    def grow(self, volume: int, tail: bytes) -> None:
+        """The volume has grown by what its file has held, durably, behind it."""
+        self.floor[volume] += tail
+
     def mark(self, volume: int) -> int:
         """Where a flush of ``volume`` begins."""
         return len(self.newer[volume])

@@ -19,7 +19,8 @@ from pratima_iscsi.control.requests import (
     DisableRequest,
     Done,
     KillRequest,
-    LinkRequest,
+    Request,
+    ResizeRequest,
     ResyncRequest,
 )
 from pratima_iscsi.control.status import (
@@ -401,10 +402,15 @@ def test_status_of_several_groups(run: Run, answers: type[FakeClient]) -> None:
         (["disable", "--forget-table"], DisableRequest(forget_table=True)),
         (["clean", "g", "--group", "g"], CleanRequest(group="g")),
         (["clean", "--without-proof"], CleanRequest(without_proof=True)),
+        (["resize"], ResizeRequest()),
+        (
+            ["resize", "db", "--volume", "data", "--size", "2GiB", "--replicas-later"],
+            ResizeRequest(group="db", volume="data", size=2 * GIB, replicas_later=True),
+        ),
     ],
 )
 def test_the_verbs_ask_and_print_what_was_done(
-    run: Run, answers: type[FakeClient], arguments: list[str], request_: LinkRequest
+    run: Run, answers: type[FakeClient], arguments: list[str], request_: Request
 ) -> None:
     code, out, _ = run(*arguments, "--state", "p")
     assert (code, out) == (0, "it was done\n")

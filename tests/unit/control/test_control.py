@@ -25,6 +25,7 @@ from pratima_iscsi.control.requests import (
     KillRequest,
     ReconnectRequest,
     Request,
+    ResizeRequest,
     ResyncRequest,
     StatusRequest,
     decode_answer,
@@ -134,6 +135,10 @@ class FakeDaemon:
         self.asked.append(("list",))
         return TargetList("portal", (LISTED,))
 
+    async def resize(self, group: str, volume: str, size: int | None, later: bool) -> str:
+        self.asked.append(("resize", group, volume, size, later))
+        return "grown"
+
 
 @contextlib.asynccontextmanager
 async def serving(state: Path, daemon: FakeDaemon) -> AsyncIterator[Path]:
@@ -198,6 +203,8 @@ def test_a_client_gets_the_status(state: Path) -> None:
         (CleanRequest(group="g", without_proof=True), ("clean", "g", "", False)),
         (CreateTargetRequest(target=SECTION), ("create", SECTION)),
         (DeleteTargetRequest(group="g", end_sessions=True), ("delete", "g", True)),
+        (ResizeRequest(group="g", volume="v", size=512), ("resize", "g", "v", 512, False)),
+        (ResizeRequest(replicas_later=True), ("resize", "", "", None, True)),
     ],
 )
 def test_each_verb_reaches_the_daemon(

@@ -55,6 +55,7 @@ def test_a_target_is_made_once_used_and_ended(served: LioServed, tmp_path: Path)
     assert served.stop() == 0
     served.start()
     assert len(served.changes()) == made, "a second start finds all as it should be"
+    assert served.said("as it should be: nothing to change")
 
     serial = served.serial("one")
     with lio.login(iqn, [serial]) as (disk,):
@@ -110,7 +111,9 @@ def test_chap_access_list_and_discovery(tmp_path: Path) -> None:
         assert other not in served.kernel().targets
         assert served.stop() == 0
         del served.command[-8:]
-        served.start()  # Without the account discovery is open again.
+        known = len(served.changes())
+        served.start()
+        assert served.changes()[known:] == ["set the CHAP account of discovery to none"]
         assert served.kernel().discovery.user == ""
     assert SECRET not in served.log.read_text()
 

@@ -264,6 +264,8 @@ LIO_QUEUE_DEPTH: Final = 128
 """Commands of one session at once: its CmdSN window."""
 LIO_COMMAND_SECONDS: Final = 60
 """After so long without our answer LIO gives an error: above the worst restart and a sync wait."""
+LIO_COMMAND_SECONDS_MIN: Final = 10
+LIO_COMMAND_SECONDS_MAX: Final = 86_400
 LIO_DATA_AREA_MIB: Final = 64
 """Memory for the data of one device's commands; what finds no room waits in the kernel."""
 LIO_SECONDS_MAX: Final = 40.0

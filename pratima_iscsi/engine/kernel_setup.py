@@ -169,7 +169,13 @@ class KernelSetup:
             options = group.options
             names = self.devices(group)
             for name, volume, unit in zip(names, group.disks.volumes, group.device, strict=True):
-                backstores[name] = backstore(name, unit.serial, volume.size, options.block_bytes)
+                backstores[name] = backstore(
+                    name,
+                    unit.serial,
+                    volume.size,
+                    options.block_bytes,
+                    self._options.command_seconds,
+                )
             targets[options.target] = kernel_target(
                 options.target,
                 dict(enumerate(names)),

@@ -105,7 +105,8 @@ class KernelScene(Scene):
     ) -> None:
         """``lio_setup``: the daemon makes device and target itself."""
         super().__init__(directory, seed, required=required)
-        options = (*options, "--front-end", "tcmu", *(() if lio_setup else ("--no-lio-setup",)))
+        setup = ("--command-timeout", str(PATIENCE_SECONDS)) if lio_setup else ("--no-lio-setup",)
+        options = (*options, "--front-end", "tcmu", *setup)
         self.primary = KernelPrimary(directory, VOLUME_BYTES, self.replica.port, options)
         self.workload = Workload(
             self.recorder, self._connect, seed=seed, depth=DEPTH, mix=Mix(compares=0)

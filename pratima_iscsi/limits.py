@@ -248,8 +248,10 @@ INITIATOR_TASKS_MAX: Final = 1024
 # --- the kernel's target (TCMU) ----------------------------------------------------------------
 TCMU_COMMANDS_MAX: Final = ADMISSIONS_MAX // VOLUMES_MAX
 """Commands of one device under way at once; the others wait in the kernel's ring."""
-TCMU_POLL_SECONDS: Final = 0.00005
+TCMU_POLL_SECONDS_MAX: Final = 0.0005
 """How long a ring that was just emptied is looked at before the loop sleeps."""
+TCMU_PAUSE_SECONDS_MAX: Final = 0.004
+"""What a longer pause counts as, so that one long one is soon forgotten."""
 TCMU_ROUNDS_MAX: Final = 16
 """How often in a row one device's ring is emptied before the others have their turn."""
 TCMU_SCAN_SECONDS: Final = 1.0

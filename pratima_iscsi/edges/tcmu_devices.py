@@ -222,8 +222,6 @@ class Device:
         self._poll = len(os.sched_getaffinity(0)) > 1
         self._file = UioDevice(number, name, devices.places)
         try:
-            self.patience = self._file.command_seconds / 2
-            """How long a command may lie in the ring and still be executed."""
             self.ring = Ring(self._file.area, memory_barrier())
             self.session = Session(self.ring, served.unit, self._wake)
             self._file.unblock()
@@ -231,6 +229,15 @@ class Device:
             self._file.close()
             raise
         self._loop.add_reader(self._file.fd, self._readable)
+
+    @property
+    def patience(self) -> float:
+        """For how many seconds a command may lie in the ring and still be executed: for half of the
+        time that the kernel gives it now, and none where that cannot be told."""
+        try:
+            return self._file.command_seconds / 2
+        except (OSError, ValueError):
+            return 0.0
 
     # --- the wheel -------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from tests.torture.daemons import Replica, wait_until
 SHARE: Final = Path("/lab")
 READY: Final = "ready"
 STOP: Final = "stop"
-SECONDS_MAX: Final = 900.0
+SECONDS_MAX: Final = 1200.0
 
 
 def main(size: int) -> None:

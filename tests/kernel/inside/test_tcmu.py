@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.kernel.inside import rig
-from tests.torture.daemons import Replica
+from tests.torture.daemons import Replica, pratima
 
 SIZE = 128 * rig.MIB
 DATA_BYTES = 20 * rig.MIB
@@ -78,3 +78,33 @@ def test_status_says_which_front_end_and_why(
     handler, _, _ = pair
     assert handler.group().front_end == "tcmu (as asked for)"
     assert handler.group().portal == "the kernel, devices vol0"
+
+
+def test_a_volume_that_grows_under_a_mounted_file_system_is_larger_everywhere(
+    pair: tuple[rig.Handler, Replica, rig.Devices], tmp_path: Path
+) -> None:
+    handler, replica, made = pair
+    data = os.urandom(DATA_BYTES)
+    with rig.iscsi_target(made), rig.iscsi_login(made) as (disk,):
+        rig.run("mkfs.ext4", "-q", "-F", str(disk))
+        mount = tmp_path / "mount"
+        mount.mkdir()
+        rig.run("mount", str(disk), str(mount))
+        try:
+            (mount / "before").write_bytes(data)
+            said = pratima("resize", "--state", str(handler.state), "--size", str(2 * SIZE))
+            assert said.returncode == 0, said.stderr
+            device = Path("/sys/block") / disk.name / "device"
+            (device / "rescan").write_text("1")
+            rig.until(lambda: rig.disk_size(disk) == 2 * SIZE, 60, "the disk is larger")
+            (known,) = made.objects
+            rig.until(lambda: known.size == 2 * SIZE, 60, "the kernel's device is larger")
+            rig.run("resize2fs", str(disk))
+            (mount / "after").write_bytes(data)
+        finally:
+            rig.run("umount", str(mount))
+        rig.run("e2fsck", "-fn", str(disk))
+    handler.wait_caught_up()
+    replica.stop()
+    assert handler.volumes[0].stat().st_size == 2 * SIZE
+    assert digest(handler.volumes[0]) == digest(replica.volume)

@@ -37,6 +37,12 @@ def looped(file: Path, size: int) -> Iterator[Path]:
         rig.run("losetup", "--detach", device)
 
 
+def _create(name: str, table: str) -> None:
+    """Make a mapped device, and its node: no udev does that here."""
+    rig.run("dmsetup", "create", name, "--noudevsync", "--noudevrules", "--table", table)
+    rig.run("dmsetup", "mknodes", name)
+
+
 class Failing:
     """A mapped device that can be made to fail every request, and be healed."""
 
@@ -61,7 +67,7 @@ class Failing:
 
     def make(self) -> None:
         """Make it, healthy."""
-        rig.run("dmsetup", "create", self.name, "--table", self._good)
+        _create(self.name, self._good)
 
 
 @contextlib.contextmanager
@@ -79,7 +85,7 @@ def failing(name: str, under: Path) -> Iterator[Failing]:
 def logged(name: str, under: Path, log: Path) -> Iterator[Path]:
     """A device whose writes are remembered in ``log`` as they become durable."""
     sectors = rig.disk_size(under) // SECTOR_BYTES
-    rig.run("dmsetup", "create", name, "--table", f"0 {sectors} log-writes {under} {log}")
+    _create(name, f"0 {sectors} log-writes {under} {log}")
     try:
         yield Path("/dev/mapper") / name
     finally:

@@ -128,13 +128,7 @@ class Kernel:
     """What a discovery session must know; none: it need know nothing."""
 
 
-def backstore(
-    name: str,
-    serial: str,
-    size: int,
-    block_bytes: int,
-    command_seconds: int = LIO_COMMAND_SECONDS,
-) -> Backstore:
+def backstore(name: str, serial: str, size: int, block_bytes: int) -> Backstore:
     """A device for one unit, as we want it."""
     return Backstore(
         name=name,
@@ -143,7 +137,6 @@ def backstore(
         size=size,
         block_bytes=block_bytes,
         sectors_max=TRANSFER_BYTES_MAX // block_bytes,
-        command_seconds=command_seconds,
     )
 
 

@@ -4,7 +4,7 @@ from typing import Final
 
 DAEMONS_MAX: Final = 64
 """State directories that one shell looks after."""
-TREE_ANSWER_SECONDS: Final = 2.0
+TREE_ANSWER_SECONDS: Final = 5.0
 """How long a tree waits for a daemon; one that is slower is shown as not answering."""
 ANSWER_SECONDS: Final = 10.0
 """How long a command waits for a daemon."""

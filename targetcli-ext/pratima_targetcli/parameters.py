@@ -50,9 +50,11 @@ UNIT_SETTINGS: Final = (
     Parameter("lun", "number", "Its number there.", lambda u: u.unit.lun),
     Parameter("block_size", "number", "Bytes of a logical block.", lambda u: u.target.block_size),
     Parameter("origin", "string", "Where it was made.", lambda u: u.target.origin.value),
+    Parameter(
+        "size", "size", "Its size; set greater, it grows.", lambda u: u.unit.size, writable=True
+    ),
 )
 UNIT_STATUSES: Final = (
-    Parameter("size", "size", "Its size.", lambda u: u.unit.size),
     Parameter("size_bytes", "number", "Its size in bytes.", lambda u: u.unit.size),
     Parameter("serial", "string", "What by-id names are made of.", lambda u: u.unit.serial),
     Parameter("portals", "string", "Where it is.", lambda u: ", ".join(u.target.portals) or None),

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 from configshell import ConfigNode, ExecutionError
 
-from pratima_iscsi.control.requests import CreateTargetRequest, DeleteTargetRequest
+from pratima_iscsi.control.requests import CreateTargetRequest, DeleteTargetRequest, ResizeRequest
 from pratima_iscsi.control.sections import ServeGroupSection
 from pratima_iscsi.control.status import VolumeStatus
 from pratima_iscsi.control.target_list import Origin, TargetList, TargetLun, TargetStatus
@@ -75,6 +75,49 @@ class VolumeCommands(Typed):
         for known in (*self.SETTINGS, *self.STATUSES):
             value = self.get_type_method(known.type)(known.read(self.present()), reverse=True)
             self.shell.con.display(f"{known.name}: {value}")
+
+    def ui_command_resize(self, size: str | None = None, replicas_later: str | None = None) -> None:
+        """
+        Grow the volume while it is used: first its replicas make room, then it grows, then
+        initiators are told. It never shrinks.
+
+        PARAMETERS
+        ==========
+
+        size
+        ----
+        Its new size: 2GiB, 512M, or bytes. Of a block device what it has by now, if left out.
+
+        replicas_later
+        --------------
+        If true, also while a replica cannot be asked: it grows when it is back, if it can.
+        """
+        self.grow(
+            self.ui_eval_param(size, "size", None), self.flag("replicas_later", replicas_later)
+        )
+
+    def grow(self, size: object, replicas_later: bool = False) -> None:
+        """Have the daemon do it."""
+        unit = self.present().unit
+        assert size is None or isinstance(size, int)
+        request = ResizeRequest(
+            group=self.key.group.group,
+            volume=unit.name,
+            size=size,
+            replicas_later=replicas_later,
+        )
+        self.carry_out(self.key.group.daemon, request, TARGET_ANSWER_SECONDS)
+        self.look()
+
+    def ui_setgroup_setting(self, parameter: str, value: object) -> None:
+        """``size``, the only one that can be set."""
+        self.grow(value)
+
+    def ui_complete_resize(
+        self, parameters: Mapping[str, str], text: str, current_param: str
+    ) -> list[str]:
+        """The flag's values."""
+        return complete(("true", "false"), text) if current_param == "replicas_later" else []
 
 
 class VolumeNode(VolumeCommands, Node):
@@ -275,6 +318,24 @@ class Backstore(Node):
         self.carry_out(key.daemon, request, TARGET_ANSWER_SECONDS)
         self.look()
 
+    def ui_command_resize(
+        self, name: str, size: str | None = None, replicas_later: str | None = None
+    ) -> None:
+        """
+        Grow a volume while it is used; see help resize on the volume's own node.
+
+        SEE ALSO
+        ========
+        info
+        """
+        volumes = {
+            child.name: child for child in self.children if isinstance(child, VolumeCommands)
+        }
+        if name not in volumes:
+            known = ", ".join(sorted(volumes)) or "none"
+            raise ExecutionError(f"there is no volume {name!r}; there is: {known}")
+        volumes[name].ui_command_resize(size, replicas_later)
+
     def ui_command_info(self) -> None:
         """
         Tell by what each daemon serves, and which targets it has.
@@ -308,6 +369,14 @@ class Backstore(Node):
         if current_param == "end_sessions":
             return complete(("true", "false"), text)
         return complete((name for name, key in self.targets() if _was_created(key)), text)
+
+    def ui_complete_resize(
+        self, parameters: Mapping[str, str], text: str, current_param: str
+    ) -> list[str]:
+        """Volumes, and the flag's values."""
+        if current_param == "name":
+            return complete((child.name for child in self.children), text)
+        return complete(("true", "false"), text) if current_param == "replicas_later" else []
 
     # --- their parts -----------------------------------------------------------------------------
 

@@ -183,7 +183,7 @@ def test_a_volume_that_the_kernel_serves_is_a_storage_object(
     path = "/backstores/user:pratima/default.lun0"
     shell.run_cmdline(f"{path} info")
     shell.run_cmdline(f"{path} get attribute cmd_time_out")
-    shell.run_cmdline(f"{path} get status size")
+    shell.run_cmdline(f"{path} get setting size")
     shown = capsys.readouterr().out
     assert f"[{primary.volume} (4 MiB) activated]" in shown and "o- alua " in shown
     assert f"serial: {target.luns[0].serial}" in shown and "name: any-name" in shown

@@ -72,7 +72,7 @@ def test_volumes_come_and_go(idle: Idle, session: Session, place: Path) -> None:
     assert f"db: {IQN} at 127.0.0.1:" in session.line(f"{HERE} info")
     told = session.line(f"{HERE}/db.lun1 info")
     assert f"path: {place}/two.img\n" in told and "lun: 1\n" in told and "origin: created" in told
-    assert session.value(f"{HERE}/db.lun0", "status", "size") == "4 MiB"
+    assert session.value(f"{HERE}/db.lun0", "setting", "size") == "4 MiB"
     assert session.complete(HERE, "delete", "") == ["db ", "name=", "end_sessions="]
     assert session.line(f"{HERE} delete db").startswith(f"target {IQN} is deleted; ")
     assert session.tree(HERE) == {"user:pratima": "0 volumes, served by the embedded portal"}
@@ -97,6 +97,23 @@ def test_a_volume_is_made_with_its_replica(idle: Idle, session: Session, place: 
         link = f"/pratima/links/db/{replica.address}"
         assert session.value(link, "setting", "mode") == "sync"
         session.line(f"{HERE} delete db")
+
+
+def test_a_volume_grows_and_never_shrinks(idle: Idle, session: Session, place: Path) -> None:
+    session.line(f"{HERE} create grown growing.img 4MiB")
+    volume = f"{HERE}/grown.lun0"
+    assert "has 8388608 bytes now" in session.line(f"{volume} resize 8MiB")
+    assert "is now '12 MiB'" in session.line(f"{volume} set setting size=12MiB")
+    session.line(f"{HERE} resize grown.lun0 16MiB")
+    assert session.tree(HERE)["grown.lun0"] == f"{place}/growing.img (16 MiB)"
+    assert (place / "growing.img").stat().st_size == 16 * MIB
+    assert "shrink" in session.error(f"{volume} resize 4MiB")
+    assert "'much' is not a size" in session.error(f"{volume} resize much")
+    assert "'much' is not a size" in session.error(f"{volume} set setting size=much")
+    assert "there is: grown.lun0" in session.error(f"{HERE} resize db 32MiB")
+    assert "replicas_later: Syntax" in session.error(f"{volume} resize 32MiB replicas_later=1")
+    assert session.complete(HERE, "resize", "g") == ["grown.lun0 "]
+    assert idle.status("grown").volumes[0].size == 16 * MIB
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,11 @@ PLACE: Final = "/srv"
 """Where the document's session is at home."""
 PORTS: Final = ("3260", "7010")
 SECONDS: Final = 60.0
+LATE: Final = (
+    (r"\n *ALARM loop late:.*", ""),
+    (r", 1 alarm\b", ""),
+)
+"""What a daemon says of a machine that has too much to do; it is no part of the session."""
 ALIKE: Final = (
     (r"\.{4,}", "...."),
     (r"\b[0-9a-f]{16}:\d+", "POSITION"),
@@ -139,6 +144,8 @@ class Player:
         """With the ports and paths that the document has."""
         for theirs, ours in self.ports.items():
             text = text.replace(f":{ours}", f":{theirs}")
+        for pattern, word in LATE:
+            text = re.sub(pattern, word, text)
         return text.replace(str(self.place), PLACE)
 
     def stop(self) -> None:

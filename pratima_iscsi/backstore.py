@@ -13,23 +13,21 @@ One rule: log ∪ table ∪ T ∪ writes in flight ⊇ every block in which prim
 """
 
 import errno
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from xxhash import xxh3_64_digest, xxh3_128_digest
-
 from pratima_iscsi import limits
 from pratima_iscsi.block_write_table import BlockWriteTable
-from pratima_iscsi.blocks import BLOCK_BYTES
+from pratima_iscsi.blocks import block_span
+from pratima_iscsi.limits import BATCH_BYTES_MAX, RECORD_OVERHEAD_BYTES
 from pratima_iscsi.operations import Done, RecordKind, SyncError
 from pratima_iscsi.ordered_log import OrderedLog
 from pratima_iscsi.positions import NO_GENERATION, Ancestor, History, new_generation
 from pratima_iscsi.records import (
-    ENTRY,
     NO_HISTORY,
     GenerationBegin,
-    Record,
     make_record,
     next_history,
     seed_history,
@@ -51,7 +49,7 @@ from pratima_iscsi.replication.growth import Growth
 from pratima_iscsi.replication.link import Link
 from pratima_iscsi.replication.link_spill import flags_of, spill_of
 from pratima_iscsi.replication.messages import Grown, Message, VolumeOffer
-from pratima_iscsi.replication.operation import FLUSH, RESIZE, UPDATE, WRITE, Operation
+from pratima_iscsi.replication.operation import FLUSH, RESIZE, UPDATE, WRITE, ZERO, Operation
 from pratima_iscsi.replication.source_state import LinkState, SourceState, StopKind, VolumeState
 from pratima_iscsi.replication.states import Connection, Mode
 
@@ -87,7 +85,7 @@ class Backstore:
         self.unclean = not clean
         self._history: History = state.history
         self._sequence = state.history.position.sequence
-        self.digest = state.digest
+        self.log.digest = state.digest
         if self.unclean and state.history.position.generation != NO_GENERATION:
             # Nobody knows where the old generation ended: nothing may be said in its name.
             self.history = state.history.begin(new_id(), clean=False)
@@ -115,7 +113,18 @@ class Backstore:
         if self.unclean:
             for link in self.links:
                 link.lost_power |= state.stop is StopKind.POWER_LOST and link.ever_sync
+        self.may_wait = any(link.options.mode is not Mode.ASYNC for link in self.links)
+        """Whether a write may ever have to wait for a replica."""
         self.transfer_bytes_max = min(limits.TRANSFER_BYTES_MAX, options.log_bytes // 4)
+
+    @property
+    def digest(self) -> bytes:
+        """The history digest at the group's position."""
+        return self.log.digest
+
+    @digest.setter
+    def digest(self, digest: bytes) -> None:
+        self.log.digest = digest
 
     @property
     def history(self) -> History:
@@ -188,6 +197,9 @@ class Backstore:
         waiting = self._waiting
         admitted: list[Operation] = []
         while waiting and self._barrier is None:
+            if self._begun and (run := self._order_run(now)):
+                admitted += run
+                continue
             operation = waiting[0]
             if operation.volume in self._failed_volumes:
                 waiting.popleft()
@@ -213,10 +225,13 @@ class Backstore:
             if operation.kind == RESIZE:
                 if not self._resize(operation, now):
                     break
-            elif not self._order(operation, now):
+                admitted.append(waiting.popleft())
+                continue
+            if not self._make_room(len(operation.payload), now):
                 break
-            waiting.popleft()
-            admitted.append(operation)
+            if not self.log.fits(len(operation.payload)):
+                self._order_past_log(waiting.popleft(), now)
+                admitted.append(operation)
         self._write_out(admitted)
 
     def _write_out(self, admitted: list[Operation]) -> None:
@@ -224,44 +239,57 @@ class Backstore:
             self.emit(WriteLocal(admitted.copy()))
             admitted.clear()
 
-    def _order(self, operation: Operation, now: float) -> bool:
-        """Give the operation its position, and put it into each link's queue or table.
+    def _order_run(self, now: float) -> list[Operation]:
+        """Give the writes at the front of the line, as many as the log has room for, their
+        positions, and put them into the log or into the links' tables. The hot path."""
+        waiting, failed, in_flight = self._waiting, self._failed_volumes, self._in_flight
+        room = self.log.room - self.log.bytes if self.links else sys.maxsize
+        sequence = self._sequence
+        run: list[Operation] = []
+        cost = 0
+        for operation in waiting:
+            if operation.kind > ZERO or operation.volume in failed:
+                break
+            size = len(operation.payload) + RECORD_OVERHEAD_BYTES
+            if cost + size > room:
+                break
+            cost += size
+            sequence += 1
+            operation.sequence = sequence
+            in_flight[id(operation)] = operation
+            run.append(operation)
+        for _ in run:
+            waiting.popleft()
+        self._sequence = sequence
+        if self.links and run:
+            self._log_run(run, cost, now)
+        return run
 
-        False when it must wait for room in the log: a synchronous link would lose it otherwise.
-        """
-        payload = operation.payload
-        first = operation.offset // BLOCK_BYTES
-        end = (operation.offset + operation.length + BLOCK_BYTES - 1) // BLOCK_BYTES
-        room = not self.links or self.log.fits(len(payload))
-        if not room:
-            if not self._make_room(len(payload), now):
-                return False
-            room = self.log.fits(len(payload))
-        sequence = operation.sequence = self._sequence = self._sequence + 1
-        self._in_flight[id(operation)] = operation
-        if not self.links:
-            return True
-        entry = ENTRY.pack(
-            operation.kind,
-            0,
-            operation.volume,
-            len(payload),
-            sequence,
-            operation.offset,
-            operation.length,
-        )
-        self.digest = xxh3_128_digest(self.digest + entry + xxh3_64_digest(payload))
-        record = operation.record = Record(entry, payload, self.digest)
+    def _log_run(self, run: list[Operation], cost: int, now: float) -> None:
+        log = self.log
         for link in self.links:
-            if not link.wants(operation.volume, first, end):
-                continue
-            if room:
-                link.take(record, now)
-            else:
-                # What was sent holds all the room: the write is dropped before it was queued.
+            if not link.streams:
+                break
+        else:
+            log.admit(run, cost, now)
+            return
+        log.seal()
+        for record in log.records_of(run):
+            for link in self.links:
+                link.admit(record, now)
+
+    def _order_past_log(self, operation: Operation, now: float) -> None:
+        """Give a write its position that finds no room in the log, though it was made: what was
+        sent holds it all. The write is dropped before it was queued, and stands in the tables."""
+        self.log.seal()
+        self._sequence += 1
+        operation.sequence = self._sequence
+        self._in_flight[id(operation)] = operation
+        (record,) = self.log.records_of((operation,))
+        for link in self.links:
+            if link.wants(operation.volume, *record.blocks):
                 link.overflow(now)
-                link.mark(operation.volume, first, end)
-        return True
+                link.mark(operation.volume, *record.blocks)
 
     def admit_resize(self, operation: Operation, now: float) -> None:
         """Take a RESIZE into the order: every side has room."""
@@ -354,9 +382,10 @@ class Backstore:
     def local_done(self, operations: Sequence[Operation], now: float) -> None:
         """These are on their volume (writes) or on stable storage (flushes), or carry an error."""
         finished: list[Operation] = []
-        waits = any(link.waits for link in self.links)
+        waits = self.may_wait and any(link.waits for link in self.links)
+        in_flight = self._in_flight
         for operation in operations:
-            self._in_flight.pop(id(operation), None)
+            in_flight.pop(id(operation), None)
             if self._settlers:
                 self._settled(operation)
             if operation.kind == FLUSH and operation.volume in self._failed_volumes:
@@ -383,6 +412,7 @@ class Backstore:
             return
         reason = f"a write to volume {operation.volume} failed: {operation.error}"
         self.emit(Report(None, "write failed", reason, alarm=True))
+        self.log.seal()
         if operation.record is not None:
             for link in self.links:
                 link.mark_failed(operation.record)
@@ -405,8 +435,9 @@ class Backstore:
         return frozenset(self._failed_volumes)
 
     def _complete(self, operations: list[Operation]) -> None:
-        for link in self.links:
-            link.degradation.completed(operations[-1].sequence)
+        if self.may_wait:
+            for link in self.links:
+                link.degradation.completed(operations[-1].sequence)
         self.emit(Complete(operations))
 
     # --- flush and settle ----------------------------------------------------------------------
@@ -461,6 +492,8 @@ class Backstore:
 
     def _watch_waits(self, now: float) -> None:
         """Degrade the links for which the oldest waiting write has waited too long."""
+        if not self.may_wait:
+            return
         oldest = min(
             (
                 queue[0].started
@@ -510,6 +543,9 @@ class Backstore:
 
     def pump(self, now: float) -> None:
         """Send what is due: once per wake-up, after everything that it brought."""
+        log = self.log
+        if log.tail and log.tail_bytes < BATCH_BYTES_MAX and now < self._tail_due():
+            return  # every link streams: whatever else is due is so by an event of the link's own
         for link in self.links:
             link.pump(now)
 
@@ -523,12 +559,18 @@ class Backstore:
     def next_timer(self, now: float) -> float:
         """When ``tick`` is due next, at the latest."""
         due = now + limits.IDLE_TICK_SECONDS
+        if self.log.tail:
+            due = self._tail_due()
         for link in self.links:
             due = min(due, link.next_timer(now))
         due = self.growth.next_timer(due)
         if self._pending or self._pending_durable or self._waiting:
             due = min(due, now + limits.SYNC_TIMEOUT_SECONDS_MIN / 5)
         return due
+
+    def _tail_due(self) -> float:
+        """When the log's tail is to be sent, though it fills no batch."""
+        return self.log.tail_at + limits.COALESCE_SECONDS
 
     # --- controls and stop ---------------------------------------------------------------------
 
@@ -597,8 +639,8 @@ class Backstore:
         """Blocks of operations that are admitted and not yet written locally."""
         table = BlockWriteTable(len(self.sizes))
         for operation in self._in_flight.values():
-            if operation.record is not None:
-                table.add_records((operation.record,))
+            if operation.kind in (WRITE, ZERO):
+                table.add(operation.volume, *block_span(operation.offset, operation.length))
         return table
 
     def waiting_for_replica(self) -> int:

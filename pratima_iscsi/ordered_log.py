@@ -8,30 +8,120 @@ no other way.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Protocol
+
+from xxhash import xxh3_64_digest, xxh3_128_digest
 
 from pratima_iscsi.limits import BATCH_BYTES_MAX, BATCH_RECORDS_MAX, RECORD_OVERHEAD_BYTES
 from pratima_iscsi.operations import RecordKind
 from pratima_iscsi.positions import NO_GENERATION
-from pratima_iscsi.records import End, GenerationBegin, Record
+from pratima_iscsi.records import NO_HISTORY, PACK_ENTRY, End, GenerationBegin, Record
 
 _GENERATION = RecordKind.GENERATION
 _END = RecordKind.END
+
+
+class Write(Protocol):
+    """An admitted write as its front end gave it, with its sequence."""
+
+    kind: int
+    volume: int
+    offset: int
+    length: int
+    payload: bytes
+    sequence: int
+    record: Record | None
 
 
 class OrderedLog:
     """Counts the bytes of every record that at least one queue holds; 0 ≤ bytes ≤ limit.
 
     The links' own marks must never be refused, so a part of the limit, ``marks`` bytes, is theirs.
+
+    Where every link streams and none is waited for, writes first stand in the log's *tail*, as they
+    were admitted, and become records together when a frame is due: most of what a record costs
+    is then paid in one loop for many. Whoever looks at a queue's unsent records, or at the digest,
+    makes the tail records first, so that it is seen nowhere else.
     """
 
-    __slots__ = ("bytes", "limit", "low_mark", "room")
+    __slots__ = (
+        "_digest",
+        "bytes",
+        "limit",
+        "low_mark",
+        "queues",
+        "room",
+        "tail",
+        "tail_at",
+        "tail_bytes",
+    )
 
     def __init__(self, limit: int, marks: int = 0) -> None:
         self.limit = limit
         self.low_mark = limit // 2
         self.room = limit - marks
         self.bytes = 0
+        self.queues: list[LinkQueue] = []
+        self.tail: list[Write] = []
+        self.tail_at = 0.0
+        """When the first write of the tail came."""
+        self.tail_bytes = 0
+        self._digest = NO_HISTORY
+
+    @property
+    def digest(self) -> bytes:
+        """H of the last write that was admitted."""
+        if self.tail:
+            self.seal()
+        return self._digest
+
+    @digest.setter
+    def digest(self, digest: bytes) -> None:
+        assert not self.tail, "a digest begins anew behind the writes before it"
+        self._digest = digest
+
+    def admit(self, writes: Sequence[Write], cost: int, now: float) -> None:
+        """Put writes, ``cost`` bytes together, into the tail; they go into every queue."""
+        if not self.tail:
+            self.tail_at = now
+        self.tail += writes
+        self.tail_bytes += cost
+        self.bytes += cost
+        assert self.bytes <= self.limit, "the log is over its limit"
+
+    def seal(self) -> None:
+        """Make the tail records, in every queue."""
+        if not self.tail:
+            return
+        writes, cost = self.tail, self.tail_bytes
+        self.tail, self.tail_bytes = [], 0
+        self.bytes -= cost
+        records = self.records_of(writes)
+        for queue in self.queues:
+            queue.extend(records, cost, self.tail_at)
+
+    def records_of(self, writes: Iterable[Write]) -> list[Record]:
+        """The records of admitted writes, in their order; the digest goes on over them."""
+        digest = self._digest
+        records: list[Record] = []
+        for write in writes:
+            payload = write.payload
+            entry = PACK_ENTRY(
+                write.kind,
+                0,
+                write.volume,
+                len(payload),
+                write.sequence,
+                write.offset,
+                write.length,
+            )
+            digest = xxh3_128_digest(digest + entry + xxh3_64_digest(payload))
+            record = write.record = Record(entry, payload, digest)
+            records.append(record)
+        self._digest = digest
+        return records
 
     def fits(self, payload_bytes: int) -> bool:
         """Whether one more record with so much payload stays within what is not for marks."""
@@ -55,27 +145,50 @@ class LinkQueue:
     """
 
     __slots__ = (
+        "_unsent",
+        "_unsent_bytes",
         "first_n",
         "generation",
         "log",
         "numbered",
         "sent",
         "sent_bytes",
-        "unsent",
-        "unsent_bytes",
+        "unsent_at",
     )
 
     def __init__(self, log: OrderedLog) -> None:
         self.log = log
+        log.queues.append(self)
         self.first_n = 1
         self.sent: deque[Record] = deque()
-        self.unsent: deque[Record] = deque()
+        self._unsent: deque[Record] = deque()
         self.sent_bytes = 0
-        self.unsent_bytes = 0
+        self._unsent_bytes = 0
+        self.unsent_at = 0.0
+        """When the first unsent record came, or the session began that is to send it."""
         self.generation = NO_GENERATION
         """Generation of the first unsent record."""
         self.numbered = 0
         """How many records, from the first on, were ever sent and so keep their link sequence."""
+
+    @property
+    def unsent(self) -> deque[Record]:
+        """The records that were not sent in this session."""
+        if self.log.tail:
+            self.log.seal()
+        return self._unsent
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes that they count for."""
+        if self.log.tail:
+            self.log.seal()
+        return self._unsent_bytes
+
+    @property
+    def has_backlog(self) -> bool:
+        """Whether there are unsent records beside the log's tail, which stays as it is."""
+        return bool(self._unsent)
 
     def __len__(self) -> int:
         return len(self.sent) + len(self.unsent)
@@ -95,16 +208,33 @@ class LinkQueue:
         """Link sequence of the next record to be appended."""
         return self.first_n + len(self.sent) + len(self.unsent)
 
-    def append(self, record: Record) -> None:
+    def append(self, record: Record, now: float = 0.0) -> None:
         """Queue ``record``; the log has room for it, or it is the link's own mark."""
+        if not self.unsent:
+            self.unsent_at = now
         cost = len(record.payload) + RECORD_OVERHEAD_BYTES
         if not record.links:
             log = self.log
             log.bytes += cost
             assert log.bytes <= log.limit, "the log is over its limit"
         record.links += 1
-        self.unsent.append(record)
-        self.unsent_bytes += cost
+        self._unsent.append(record)
+        self._unsent_bytes += cost
+
+    def extend(self, records: Sequence[Record], cost: int, now: float) -> None:
+        """Queue writes that count for ``cost`` bytes together; the log has room for them."""
+        if not self._unsent:
+            self.unsent_at = now
+        held = 0
+        for record in records:
+            if record.links:
+                held += len(record.payload) + RECORD_OVERHEAD_BYTES
+            record.links += 1
+        log = self.log
+        log.bytes += cost - held
+        assert log.bytes <= log.limit, "the log is over its limit"
+        self._unsent.extend(records)
+        self._unsent_bytes += cost
 
     def take_batch(self, bytes_max: int = BATCH_BYTES_MAX) -> tuple[int, int, list[Record]]:
         """Move one batch from unsent to sent: its first link sequence, its generation, its records
@@ -114,16 +244,16 @@ class LinkQueue:
         generation holds for all of it.
         """
         first_n, unsent = self.next_n, self.unsent
-        batch: list[Record] = []
-        size = 0
-        while unsent and len(batch) < BATCH_RECORDS_MAX:
-            record = unsent[0]
-            if batch and (record.entry[0] == _GENERATION or size + len(record.payload) > bytes_max):
+        count = size = 0
+        for record in islice(unsent, BATCH_RECORDS_MAX):
+            kind, payload_bytes = record.entry[0], len(record.payload)
+            if count and (kind == _GENERATION or size + payload_bytes > bytes_max):
                 break
-            batch.append(unsent.popleft())
-            size += len(record.payload)
-            if record.entry[0] == _END:
+            count += 1
+            size += payload_bytes
+            if kind == _END:
                 break
+        batch = [unsent.popleft() for _ in range(count)]
         if batch[0].entry[0] == _GENERATION:
             self.generation = GenerationBegin.decode(batch[0].payload).generation
         generation = self.generation
@@ -132,7 +262,7 @@ class LinkQueue:
         self.sent.extend(batch)
         self.numbered = max(self.numbered, len(self.sent))
         cost = size + RECORD_OVERHEAD_BYTES * len(batch)
-        self.unsent_bytes -= cost
+        self._unsent_bytes -= cost
         self.sent_bytes += cost
         return first_n, generation, batch
 
@@ -146,7 +276,8 @@ class LinkQueue:
         confirmed = [sent.popleft() for _ in range(count)]
         self.first_n += count
         self.numbered -= count
-        self.sent_bytes -= sum(record.cost for record in confirmed)
+        self.sent_bytes -= sum([len(record.payload) for record in confirmed])
+        self.sent_bytes -= count * RECORD_OVERHEAD_BYTES
         self.log.release(confirmed)
         return confirmed
 
@@ -156,8 +287,8 @@ class LinkQueue:
             record = self.sent.pop()
             if record.entry[0] == _GENERATION:
                 self.generation = GenerationBegin.decode(record.payload).parent
-            self.unsent.appendleft(record)
-        self.unsent_bytes += self.sent_bytes
+            self._unsent.appendleft(record)
+        self._unsent_bytes += self.sent_bytes
         self.sent_bytes = 0
         assert not self.numbered or self.first_n == next_n, (
             "a session must begin where the queue does"
@@ -167,8 +298,8 @@ class LinkQueue:
     def drop(self, *, sent_too: bool) -> list[Record]:
         """Drop the unsent records, or all; the caller has marked, or now marks, their blocks."""
         dropped = list(self.unsent)
-        self.unsent.clear()
-        self.unsent_bytes = 0
+        self._unsent.clear()
+        self._unsent_bytes = 0
         self.numbered = 0 if sent_too else min(self.numbered, len(self.sent))
         if sent_too:
             dropped = [*self.sent, *dropped]

@@ -20,6 +20,8 @@ from pratima_iscsi.positions import Ancestor, History, Position
 
 ENTRY: Final = struct.Struct(">BBHIQQQ")
 """kind, flags (0), volume, payload bytes, sequence (0: not counted), offset, length in bytes"""
+PACK_ENTRY: Final = ENTRY.pack
+"""Bound once: a write's path packs an entry for each."""
 
 HISTORY_BYTES: Final = 16
 NO_HISTORY: Final = bytes(HISTORY_BYTES)

@@ -106,7 +106,6 @@ class Link:
         self.heard_at = 0.0
         self.ping_at = 0.0
         self.opened_at = 0.0
-        self.oldest_unsent_at = 0.0
         self.held = ""
         self.replica_direct = False
         self.staging_bytes = 0
@@ -220,11 +219,29 @@ class Link:
                 self.clean.note_write(volume, first, end)
         return False
 
+    @property
+    def streams(self) -> bool:
+        """Whether every write goes into the queue, and nobody waits for it: then it may stand in
+        the log's tail first."""
+        return self.replication is Replication.STREAM and self.options.mode is Mode.ASYNC
+
+    def admit(self, record: Record, now: float) -> None:
+        """Take a write that the log has room for into the queue, or into the table."""
+        if self.wants(record.volume, *record.blocks):
+            self.take(record, now)
+
     def take(self, record: Record, now: float) -> None:
         """Queue a record that ``wants`` asked for and that the log has room for."""
-        if not self.queue.unsent:
-            self.oldest_unsent_at = now
-        self.queue.append(record)
+        self.queue.append(record, now)
+
+    def _is_due(self, now: float) -> bool:
+        """Whether what is unsent fills a batch, or has waited as long as it may."""
+        queue = self.queue
+        return (
+            queue.unsent_bytes >= self.window.batch_bytes
+            or self.options.mode is not Mode.ASYNC
+            or now >= queue.unsent_at + limits.COALESCE_SECONDS
+        )
 
     def resize(self, record: Record, old: int, now: float, *, zeros: bool) -> None:
         """A volume grows from ``old`` bytes at ``record``; unless what it grows by is known to read
@@ -381,8 +398,8 @@ class Link:
             due = min(self.ping_at, self.heard_at + limits.PEER_DEAD_SECONDS)
             if self.connection is Connection.SILENT:
                 due = self.ping_at
-            if self.queue.unsent and not self.window.is_full(self.queue):
-                due = min(due, self.oldest_unsent_at + limits.COALESCE_SECONDS)
+            if self.queue.has_backlog and not self.window.is_full(self.queue):
+                due = min(due, self.queue.unsent_at + limits.COALESCE_SECONDS)
             return min(due, self.resync.next_timer(now))
         return now + limits.BACKOFF_SECONDS_MAX
 
@@ -537,7 +554,7 @@ class Link:
 
     def _learn(self, message: Welcome, now: float) -> None:
         """Take in what the replica has durably, before any rule looks at it."""
-        self.window.credit = min(message.credit, limits.CREDIT_BYTES_MAX, self.group.log.limit // 2)
+        self.window.give(min(message.credit, limits.CREDIT_BYTES_MAX, self.group.log.limit // 2))
         self.staging_bytes = message.staging_bytes
         self.replica_direct = not message.consistent
         if message.incarnation == self.group.incarnation:
@@ -603,7 +620,7 @@ class Link:
             return
         self.heard_at = self.opened_at = self.window.progress_at = now
         self.ping_at = now + limits.HEARTBEAT_SECONDS
-        self.oldest_unsent_at = now
+        self.queue.unsent_at = now
         self._connect_state(Connection.OPEN, self.reason)
         self.pump(now)
 
@@ -652,7 +669,8 @@ class Link:
         confirmed = self.queue.confirm(min(durable, self.queue.next_n - 1))
         if not confirmed:
             return
-        self.resync_unconfirmed -= _resync_bytes(confirmed)
+        if self.resync_unconfirmed:
+            self.resync_unconfirmed -= _resync_bytes(confirmed)
         for end in self.watermarks.confirm(confirmed, self.group.history.position.generation):
             self._ended(end, now)
 
@@ -727,7 +745,8 @@ class Link:
         if self.clean is not None and self.clean.failure:
             clean.carry_out_failure(self, now)
             return
-        self.resync.pump(now)
+        if self.replication is not Replication.STREAM:
+            self.resync.pump(now)
         self.send(now)
 
     def append_mark(self, record: Record, now: float) -> None:
@@ -738,19 +757,13 @@ class Link:
         """Send whole batches, and a part of one when it has waited long enough."""
         if self.connection is not Connection.OPEN or self.held:
             return
-        queue = self.queue
-        at_once = at_once or self.options.mode is not Mode.ASYNC
-        while queue.unsent:
-            # Cheapest first: most wake-ups of an asynchronous link find that nothing is due.
-            may_wait = not at_once and now < self.oldest_unsent_at + limits.COALESCE_SECONDS
-            if may_wait and queue.unsent_bytes < self.window.batch_bytes:
-                return
-            if self.window.is_full(queue):
-                return
+        queue, window = self.queue, self.window
+        while queue.unsent and (at_once or self._is_due(now)) and not window.is_full(queue):
             self._send_batch(now)
 
     def _send_batch(self, now: float) -> None:
         first_n, generation, batch = self.queue.take_batch(self.window.batch_bytes)
+        kinds = {record.entry[0] for record in batch}
         transaction = self.transaction
         if transaction is not None:
             transaction.bytes_sent += _resync_bytes(batch)
@@ -764,12 +777,12 @@ class Link:
             first_n=first_n,
             generation=generation,
             commit_now=(self.waits and self.options.mode is Mode.SYNC)
-            or any(record.entry[0] in _COMMIT_NOW for record in batch),
+            or not kinds.isdisjoint(_COMMIT_NOW),
             ack_now=self.waits,
         )
         frame = encode_batch(header, batch)
         self.window.sent(first_n + len(batch) - 1, len(frame), sequence, now)
-        self.oldest_unsent_at = now
+        self.queue.unsent_at = now
         self.group.emit(SendFrame(self.index, frame))
 
     def flush(self, now: float) -> None:

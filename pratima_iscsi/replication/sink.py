@@ -222,7 +222,10 @@ class Sink:
         """In the journal file and not synced; bounded by COMMIT_BYTES and one job."""
         self.unsynced_bytes = 0
         self.unsynced_at = 0.0
-        self.acknowledged_bytes = 0
+        self.unacknowledged_bytes = 0
+        """Of frames that are RECEIVED since the last acknowledgement."""
+        self._writing_bytes = 0
+        """Of frames in the journal job under way."""
         self.last_index = self.durable_index = self.applied_index = applied
         self.checkpointed_index = self.applicable_index = applied
         self.last_frame_index = applied
@@ -529,6 +532,7 @@ class Sink:
     ) -> None:
         self.journal_busy = True
         mark = self.durable_index
+        before = self.unsynced_bytes
         if not self.units:
             self.unsynced_at = now
         for frame in taken:
@@ -540,6 +544,7 @@ class Sink:
         if frames == (None,):
             self.last_index += 1
             self.units.append(_Unit(self.last_index, self.written, 0, mark, True))
+        self._writing_bytes = self.unsynced_bytes - before
         self._ack_when_written = any(frame.ack_now for frame in taken)
         self.effects.append(WriteJournal(frames, mark, sync))
 
@@ -547,8 +552,8 @@ class Sink:
         """The frames of the job are in the journal file: RECEIVED."""
         if self.units:
             self.written = self.units[-1].standing
-            self.acknowledged_bytes += sum(unit.size for unit in self.units)
-        if self._ack_when_written or self.acknowledged_bytes >= self.credit // 8:
+            self.unacknowledged_bytes += self._writing_bytes
+        if self._ack_when_written or self.unacknowledged_bytes >= self.credit // 8:
             self._acknowledge()
 
     def journal_done(self, synced: bool, now: float) -> None:
@@ -569,7 +574,7 @@ class Sink:
         session = self.session
         if session is None:
             return
-        self.acknowledged_bytes = 0
+        self.unacknowledged_bytes = 0
         durable, position = self.durable, self.durable.history.position
         same = durable.incarnation == session.incarnation
         received = self.written.n if self.written.incarnation == session.incarnation else 0

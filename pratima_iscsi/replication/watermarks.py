@@ -3,7 +3,7 @@
 One rule: a record inside a transaction moves none of them; END moves them all.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
 
 from pratima_iscsi.operations import COUNTED, RecordKind
@@ -39,10 +39,13 @@ class Watermarks:
         """A frame outside a transaction, its last counted record ``sequence``, was RECEIVED."""
         self.received = max(self.received, sequence)
 
-    def confirm(self, records: Iterable[Record], generation: int) -> list[End]:
+    def confirm(self, records: Sequence[Record], generation: int) -> list[End]:
         """``records`` are durable at the replica, in their order; the ENDs among them."""
         ends: list[End] = []
         last: Record | None = None
+        if not self.in_transaction and {record.entry[0] for record in records} <= COUNTED:
+            # What a link in step confirms, at a fraction of the cost of looking at each.
+            last, records = records[-1], ()
         for record in records:
             kind = record.entry[0]
             if kind in _MOVING:

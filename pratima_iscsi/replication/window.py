@@ -13,12 +13,22 @@ from pratima_iscsi.ordered_log import LinkQueue
 class Window:
     """Counts bytes of frames against the credit, and bytes of records against the log's share."""
 
-    __slots__ = ("credit", "frames", "highest_n", "log_share", "outstanding", "progress_at")
+    __slots__ = (
+        "batch_bytes",
+        "credit",
+        "frames",
+        "highest_n",
+        "log_share",
+        "outstanding",
+        "progress_at",
+    )
 
     def __init__(self, log_share: int) -> None:
         self.log_share = log_share
         """Bytes of records sent and not confirmed: all links' shares leave some of the log."""
         self.credit = 0
+        self.batch_bytes = 0
+        """Payload of one batch: several must fit into the window."""
         self.outstanding = 0
         self.frames: deque[tuple[int, int, int]] = deque()
         """Frames not RECEIVED: last link sequence, bytes, last counted sequence (0: none)."""
@@ -27,10 +37,10 @@ class Window:
         self.progress_at = 0.0
         """When RECEIVED last moved, or could first have moved."""
 
-    @property
-    def batch_bytes(self) -> int:
-        """Payload of one batch: several must fit into the window."""
-        return min(limits.BATCH_BYTES_MAX, self.credit // 4)
+    def give(self, credit: int) -> None:
+        """The replica lets so many bytes be under way."""
+        self.credit = credit
+        self.batch_bytes = min(limits.BATCH_BYTES_MAX, credit // 4)
 
     def is_full(self, queue: LinkQueue) -> bool:
         """Whether the next batch of ``queue`` must wait."""

@@ -28,7 +28,9 @@ class QueueBlocks:
 
     def follow(self, queue: LinkQueue) -> None:
         """Take in what left the queue at its head and what came at its tail."""
-        sent, unsent, mirror = queue.sent, queue.unsent, self._mirror
+        # Not by ``unsent``, which would make the log's tail records: what a queue of the product
+        # holds between two events must be seen as it is.
+        sent, unsent, mirror = queue.sent, queue._unsent, self._mirror
         total = len(sent) + len(unsent)
         head = sent[0] if sent else unsent[0] if unsent else None
         while mirror and mirror[0][0] is not head:
@@ -58,7 +60,7 @@ class QueueBlocks:
 
 def _at(queue: LinkQueue, place: int) -> Record:
     sent = len(queue.sent)
-    return queue.sent[place] if place < sent else queue.unsent[place - sent]
+    return queue.sent[place] if place < sent else queue._unsent[place - sent]
 
 
 class Cover:
@@ -116,5 +118,10 @@ class Cover:
 
 
 def _in_flight(backstore: Backstore) -> set[_Key]:
+    """Blocks of writes under way, and of those that stand in the log's tail."""
     table = backstore.in_flight_cover()
-    return {(volume, block) for volume, bitmap in enumerate(table.bitmaps) for block in bitmap}
+    found = {(volume, block) for volume, bitmap in enumerate(table.bitmaps) for block in bitmap}
+    for write in backstore.log.tail:
+        first, end = write.offset // BLOCK_BYTES, -(-(write.offset + write.length) // BLOCK_BYTES)
+        found.update((write.volume, block) for block in range(first, end))
+    return found

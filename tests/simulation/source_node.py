@@ -12,7 +12,7 @@ from pratima_iscsi.edges.growth import make_room
 from pratima_iscsi.errors import OperatorError
 from pratima_iscsi.operations import RecordKind
 from pratima_iscsi.positions import NO_GENERATION, ORIGIN, Position
-from pratima_iscsi.records import NO_HISTORY, End, Record
+from pratima_iscsi.records import NO_HISTORY, End, Record, make_record
 from pratima_iscsi.replication import effects as fx
 from pratima_iscsi.replication.messages import Message, VolumeOffer
 from pratima_iscsi.replication.operation import Operation
@@ -265,7 +265,7 @@ class SourceNode(Node):
                 continue
             if operation.kind == RecordKind.RESIZE:
                 images[operation.volume] += self._tail(operation, len(images[operation.volume]))
-            elif operation.record is not None:
+            elif _writes(operation):
                 offset, length = operation.offset, operation.length
                 images[operation.volume][offset : offset + length] = _data(operation)
         return images
@@ -410,13 +410,13 @@ class SourceNode(Node):
     def _note_admitted(self, effect: fx.WriteLocal, backstore: Backstore) -> None:
         generation = backstore.history.position.generation
         for operation in effect.operations:
-            if operation.record is not None:
+            if operation.kind == RecordKind.RESIZE or _writes(operation):
                 tail = b""
                 if operation.kind == RecordKind.RESIZE:
                     self._check_room(operation)
                     tail = self._tail(operation, len(self.images[operation.volume]))
                 for far in self.far:
-                    far.admitted(generation, operation.record, tail)
+                    far.admitted(generation, _record_of(operation), tail)
 
     def _check_room(self, operation: Operation) -> None:
         for far, link in zip(self.far, self.backstore.links, strict=True):
@@ -450,7 +450,9 @@ class SourceNode(Node):
                 for far in self.far:
                     far.exact = False
                 data = data[: len(data) // 1024 * 512]
-                self.world.trace("source", f"EIO after {len(data)} bytes of {operation.record}")
+                self.world.trace(
+                    "source", f"EIO after {len(data)} bytes of write {operation.sequence}"
+                )
             else:
                 self.written.add(id(operation))
             offset = operation.offset
@@ -464,13 +466,13 @@ class SourceNode(Node):
 
     def _check_written(self, operation: Operation) -> None:
         """I12: a write that completes well is on the local volume."""
-        if operation.record is not None and operation.error is None:
+        if _writes(operation) and operation.error is None:
             assert id(operation) in self.written, "I12: completed before its local write"
         self.written.discard(id(operation))
 
     def _update(self, operation: Operation, backstore: Backstore) -> None:
         assert operation.transform is not None
-        ahead = [o for o in backstore._in_flight.values() if o.record is not None]
+        ahead = [o for o in backstore._in_flight.values() if _writes(o)]
         assert not ahead or self.slow, "an update reads before the writes ahead of it"
         image = self.images[operation.volume]
         old = bytes(image[operation.offset : operation.offset + operation.length])
@@ -528,3 +530,20 @@ def _data(operation: Operation) -> bytes:
     if operation.kind == RecordKind.WRITE:
         return operation.payload
     return bytes(operation.length)
+
+
+def _record_of(operation: Operation) -> Record:
+    """The model's own record of a write or a RESIZE, whenever the product makes one."""
+    return make_record(
+        RecordKind(operation.kind),
+        operation.volume,
+        operation.offset,
+        operation.length,
+        operation.payload,
+        operation.sequence,
+    )
+
+
+def _writes(operation: Operation) -> bool:
+    """Whether it changes its volume, and so has a place in the order."""
+    return operation.kind in (RecordKind.WRITE, RecordKind.ZERO)

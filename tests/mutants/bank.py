@@ -89,8 +89,8 @@ MUTANTS: Final = (
         "blocks are cleared on send",
         "race 4: only a durable acknowledgement takes a record out",
         _LINK,
-        "        self.oldest_unsent_at = now\n        self.group.emit(SendFrame",
-        "        self.oldest_unsent_at = now\n        self.queue.confirm(self.queue.next_n - 1)\n"
+        "        self.queue.unsent_at = now\n        self.group.emit(SendFrame",
+        "        self.queue.unsent_at = now\n        self.queue.confirm(self.queue.next_n - 1)\n"
         "        self.group.emit(SendFrame",
         "overflow",
     ),
@@ -301,6 +301,15 @@ MUTANTS: Final = (
         "    if found:\n",
         "    if False:\n",
         "scenario test_clean.test_a_difference_fails_the_proof_by_name_and_nothing_is_copied",
+    ),
+    Mutant(
+        "an overflow forgets the log's tail",
+        "race 3: what is admitted and not yet a record is in the log like any other",
+        "pratima_iscsi.ordered_log",
+        "        self.tail, self.tail_bytes = [], 0\n        self.bytes -= cost",
+        "        self.tail, self.tail_bytes = [], 0\n        self.bytes -= cost\n"
+        "        if self.bytes + cost > self.limit // 2:\n            return",
+        "overflow",
     ),
     Mutant(
         "the log has no limit",

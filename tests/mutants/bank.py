@@ -177,7 +177,7 @@ MUTANTS: Final = (
     Mutant(
         "the spill leaves T and the log out",
         "PROTOCOL 22: spill BWT ∪ T ∪ log blocks",
-        _BACKSTORE,
+        "pratima_iscsi.replication.link_spill",
         "table=link.cover().serialize()",
         "table=link.table.serialize()",
         "restarts",

@@ -248,8 +248,10 @@ INITIATOR_TASKS_MAX: Final = 1024
 # --- the kernel's target (TCMU) ----------------------------------------------------------------
 TCMU_COMMANDS_MAX: Final = ADMISSIONS_MAX // VOLUMES_MAX
 """Commands of one device under way at once; the others wait in the kernel's ring."""
-TCMU_POLL_SECONDS: Final = 0.00005
+TCMU_POLL_SECONDS_MAX: Final = 0.0005
 """How long a ring that was just emptied is looked at before the loop sleeps."""
+TCMU_PAUSE_SECONDS_MAX: Final = 0.004
+"""What a longer pause counts as, so that one long one is soon forgotten."""
 TCMU_ROUNDS_MAX: Final = 16
 """How often in a row one device's ring is emptied before the others have their turn."""
 TCMU_SCAN_SECONDS: Final = 1.0
@@ -264,6 +266,8 @@ LIO_QUEUE_DEPTH: Final = 128
 """Commands of one session at once: its CmdSN window."""
 LIO_COMMAND_SECONDS: Final = 60
 """After so long without our answer LIO gives an error: above the worst restart and a sync wait."""
+LIO_COMMAND_SECONDS_MIN: Final = 10
+LIO_COMMAND_SECONDS_MAX: Final = 86_400
 LIO_DATA_AREA_MIB: Final = 64
 """Memory for the data of one device's commands; what finds no room waits in the kernel."""
 LIO_SECONDS_MAX: Final = 40.0

@@ -31,12 +31,13 @@ from pratima_iscsi.engine.process import (
     log_to_stderr,
     node_id,
     run_loop,
-    say_ready,
+    say,
     state_directory,
     until_signalled,
 )
 from pratima_iscsi.engine.replica_group import ReplicaGroup, is_blank
 from pratima_iscsi.engine.replica_status import replica_status
+from pratima_iscsi.engine.service_manager import ServiceManager
 from pratima_iscsi.errors import RemoteProtocolError, StateError
 from pratima_iscsi.replication import sink as sk
 from pratima_iscsi.replication.messages import (
@@ -270,11 +271,15 @@ async def _main(options: ReplicaDaemonOptions) -> int:
     control = ControlServer(answered)
     await control.open(options.state)
     daemon.events.stream.start(publisher.publish, Role.REPLICA, lambda: daemon.status(""))
-    say_ready(f"replica: listening on {options.listen}, data on {options.data_listen}")
+    say(f"replica: listening on {options.listen}, data on {options.data_listen}")
+    manager = ServiceManager()
+    manager.ready()
     await stop.wait()
+    manager.stopping()
     await control.close()
     await daemon.close()
     daemon.events.stream.stop()
     publisher.close()
     directory.close()
+    manager.close()
     return 0

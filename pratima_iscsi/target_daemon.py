@@ -27,11 +27,12 @@ from pratima_iscsi.engine.process import (
     log_to_stderr,
     node_id,
     run_loop,
-    say_ready,
+    say,
     state_directory,
     until_signalled,
 )
 from pratima_iscsi.engine.served_group import ServedGroup
+from pratima_iscsi.engine.service_manager import ServiceManager
 from pratima_iscsi.engine.source_status import not_served, source_status
 from pratima_iscsi.engine.source_verbs import SourceVerbs
 from pratima_iscsi.engine.targets import Targets
@@ -145,13 +146,17 @@ async def _main(options: ServeOptions) -> int:
     daemon.connect()
     for group in daemon.groups.values():
         for lun in range(len(group.options.volumes)):
-            say_ready(f"target: {daemon.front_end.locate(group, lun)}")
+            say(f"target: {daemon.front_end.locate(group, lun)}")
     if not daemon.groups:
-        say_ready("ready: there is no target yet; pratima target create makes one")
+        say("ready: there is no target yet; pratima target create makes one")
+    manager = ServiceManager()
+    manager.ready()
     await stop.wait()
+    manager.stopping()
     await control.close()
     clean = await daemon.close()
     daemon.events.stream.stop()
     publisher.close()
     directory.close()
+    manager.close()
     return 0 if clean else NOT_CLEAN

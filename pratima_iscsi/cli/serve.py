@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from pratima_iscsi import limits
 from pratima_iscsi.cli.common import DIRECTORY, FILE, refuse_beside_config
 from pratima_iscsi.cli.target_options import (
     TARGET_PARAMETERS,
@@ -40,6 +41,14 @@ from pratima_iscsi.errors import UsageError
     default=FrontEndKind.AUTO.value,
     show_default=True,
     help="The kernel's target (tcmu), or the portal; auto: the kernel's where it is loaded.",
+)
+@click.option(
+    "--command-timeout",
+    metavar="SECONDS",
+    type=int,
+    default=limits.LIO_COMMAND_SECONDS,
+    show_default=True,
+    help="With the kernel: how long it waits for our answer before initiators get an error.",
 )
 @click.option(
     "--no-lio-setup",
@@ -116,6 +125,7 @@ def parse(context: click.Context) -> ServeOptions:
         portal=portal,
         front_end=FrontEndKind(given["front_end"]),
         lio_setup=not given["no_lio_setup"],
+        command_timeout=given["command_timeout"],
         key=str(given["key"] or ""),
         allow=str(given["allow"] or ""),
         events=given["events"],

@@ -78,6 +78,11 @@ def serve_options(file: ServeFile, base: Path) -> ServeOptions:
     portal = _address("portal", file.portal.listen)
     if portal.path:
         raise UsageError(f"portal {portal} is no TCP address", "give HOST:PORT")
+    low, high = limits.LIO_COMMAND_SECONDS_MIN, limits.LIO_COMMAND_SECONDS_MAX
+    if not low <= file.command_timeout <= high:
+        raise UsageError(
+            f"a command timeout of {file.command_timeout} s", f"choose {low} to {high} seconds"
+        )
     options = ServeOptions(
         state=base / file.state,
         portal=portal,
@@ -85,6 +90,7 @@ def serve_options(file: ServeFile, base: Path) -> ServeOptions:
         account=_account(file.portal, base),
         front_end=file.front_end,
         lio_setup=file.lio_setup,
+        command_seconds=file.command_timeout,
         insecure_no_chap=file.portal.insecure_no_chap,
         keys=keys,
         allowed=allowed,

@@ -99,6 +99,8 @@ class ServeOptions:
     account: Account | None = None
     """CHAP for discovery; None: none."""
     front_end: FrontEndKind = FrontEndKind.AUTO
+    command_seconds: int = limits.LIO_COMMAND_SECONDS
+    """How long the kernel waits for our answer to a command."""
     lio_setup: bool = True
     """The kernel's targets are made by us; else somebody else makes them for our devices."""
     insecure_no_chap: bool = False

@@ -118,6 +118,8 @@ class ServeFile(EventsSection):
     group: tuple[ServeGroupSection, ...] = ()
     front_end: FrontEndKind = FrontEndKind.AUTO
     lio_setup: bool = True
+    command_timeout: int = limits.LIO_COMMAND_SECONDS
+    """Seconds that the kernel waits for our answer to a command."""
     portal: PortalSection = msgspec.field(default_factory=PortalSection)
     key: str = ""
     allow: str = ""

@@ -128,7 +128,13 @@ class Kernel:
     """What a discovery session must know; none: it need know nothing."""
 
 
-def backstore(name: str, serial: str, size: int, block_bytes: int) -> Backstore:
+def backstore(
+    name: str,
+    serial: str,
+    size: int,
+    block_bytes: int,
+    command_seconds: int = LIO_COMMAND_SECONDS,
+) -> Backstore:
     """A device for one unit, as we want it."""
     return Backstore(
         name=name,
@@ -137,6 +143,7 @@ def backstore(name: str, serial: str, size: int, block_bytes: int) -> Backstore:
         size=size,
         block_bytes=block_bytes,
         sectors_max=TRANSFER_BYTES_MAX // block_bytes,
+        command_seconds=command_seconds,
     )
 
 

@@ -23,7 +23,8 @@ from pratima_iscsi.edges.uio import Places, UioDevice, memory_barrier, our_devic
 from pratima_iscsi.errors import StateError
 from pratima_iscsi.limits import (
     TCMU_DRAIN_SECONDS,
-    TCMU_POLL_SECONDS,
+    TCMU_PAUSE_SECONDS_MAX,
+    TCMU_POLL_SECONDS_MAX,
     TCMU_RETRY_SECONDS_MIN,
     TCMU_ROUNDS_MAX,
     TCMU_SCAN_SECONDS,
@@ -34,8 +35,8 @@ from pratima_iscsi.tcmu.ring import Ring, RingError
 from pratima_iscsi.tcmu.session import Session
 
 LOG: Final = logging.getLogger(__name__)
-PROMISING_MAX: Final = 8
-"""How many times in vain the ring is looked at a little longer after it had been worth it."""
+PAUSE_WEIGHT: Final = 0.25
+"""Of the last pause in the average."""
 
 Report = Callable[[str, str, bool], None]
 """Told of a change at a unit: the event, its reason, whether somebody should know."""
@@ -210,9 +211,10 @@ class Device:
         self._loop = asyncio.get_running_loop()
         self._turning = False
         self._turn_due = False
-        self._promising = 0
-        """Above 0: the ring is worth looking at a little longer; below: so often it was not."""
         self._idle_since = 0.0
+        """When there was last nothing to do."""
+        self._pause_seconds = TCMU_PAUSE_SECONDS_MAX
+        """How long that lasts until more comes: a moving average."""
         self._idle: asyncio.Event | None = None
         """Of a device that is being stopped: set when nothing is left to do."""
         self._size_told = 0
@@ -220,8 +222,6 @@ class Device:
         self._poll = len(os.sched_getaffinity(0)) > 1
         self._file = UioDevice(number, name, devices.places)
         try:
-            self.patience = self._file.command_seconds / 2
-            """How long a command may lie in the ring and still be executed."""
             self.ring = Ring(self._file.area, memory_barrier())
             self.session = Session(self.ring, served.unit, self._wake)
             self._file.unblock()
@@ -229,6 +229,15 @@ class Device:
             self._file.close()
             raise
         self._loop.add_reader(self._file.fd, self._readable)
+
+    @property
+    def patience(self) -> float:
+        """For how many seconds a command may lie in the ring and still be executed: for half of the
+        time that the kernel gives it now, and none where that cannot be told."""
+        try:
+            return self._file.command_seconds / 2
+        except (OSError, ValueError):
+            return 0.0
 
     # --- the wheel -------------------------------------------------------------------------------
 
@@ -238,8 +247,7 @@ class Device:
         except OSError:
             self._devices.lost(self, "the kernel has removed it")
             return
-        if self._promising <= 0 and time.monotonic() - self._idle_since < TCMU_POLL_SECONDS:
-            self._promising += 1
+        self._paused(time.monotonic() - self._idle_since)
         self._turn()
 
     def _wake(self) -> None:
@@ -293,8 +301,13 @@ class Device:
             self.ring.publish()
             self._file.tell()
 
+    def _paused(self, seconds: float) -> None:
+        """More came after a pause of so long."""
+        seconds = min(seconds, TCMU_PAUSE_SECONDS_MAX)
+        self._pause_seconds += (seconds - self._pause_seconds) * PAUSE_WEIGHT
+
     def _more_comes(self) -> bool:
-        """Look at the ring a little longer, where that has been worth it lately.
+        """Look at the ring a little longer, where pauses have been short lately.
 
         An initiator with one command at a time sends the next within microseconds of an answer: to
         sleep meanwhile, and be woken, costs both sides more than to wait. While commands are under
@@ -303,15 +316,14 @@ class Device:
         if not self._poll or self.session.commands:
             return False
         now = self._idle_since = time.monotonic()
-        if self._promising <= 0:
+        patience = 2 * self._pause_seconds
+        if patience > TCMU_POLL_SECONDS_MAX:
             return False
-        until = now + TCMU_POLL_SECONDS
         ring = self.ring
         while not ring.waiting:
-            if time.monotonic() >= until:
-                self._promising -= 1
+            if time.monotonic() - now >= patience:
                 return False
-        self._promising = PROMISING_MAX
+        self._paused(time.monotonic() - now)
         return True
 
     # --- the end ---------------------------------------------------------------------------------

@@ -83,7 +83,7 @@ class KernelSetup:
         self._prefix = device_prefix(node)
         self._notes = read_notes(directory)
         self._groups: dict[str, ServedGroup] = {}
-        self._seconds_max = seconds_max
+        self.seconds_max = seconds_max
         self._thread = ThreadPoolExecutor(1, "lio")
         self._turn = asyncio.Lock()
         self._now_doing = ""
@@ -148,7 +148,7 @@ class KernelSetup:
             self._now_doing = what
             running = asyncio.get_running_loop().run_in_executor(self._thread, run)
             try:
-                return await asyncio.wait_for(asyncio.shield(running), self._seconds_max)
+                return await asyncio.wait_for(asyncio.shield(running), self.seconds_max)
             except TimeoutError:
                 running.add_done_callback(lambda ended: ended.exception())
                 raise self._still_at() from None
@@ -169,7 +169,13 @@ class KernelSetup:
             options = group.options
             names = self.devices(group)
             for name, volume, unit in zip(names, group.disks.volumes, group.device, strict=True):
-                backstores[name] = backstore(name, unit.serial, volume.size, options.block_bytes)
+                backstores[name] = backstore(
+                    name,
+                    unit.serial,
+                    volume.size,
+                    options.block_bytes,
+                    self._options.command_seconds,
+                )
             targets[options.target] = kernel_target(
                 options.target,
                 dict(enumerate(names)),

@@ -42,7 +42,8 @@ class LioFrontEnd:
         self._groups: dict[str, ServedGroup] = {}
         """By the names of their targets."""
         self._found = Kernel()
-        self._problems: dict[str, Problem] = {}
+        self._problems: tuple[Problem, ...] = ()
+        """Those that were told last."""
         self._watch: asyncio.Task[None] | None = None
         self._change = asyncio.Lock()
 
@@ -58,7 +59,10 @@ class LioFrontEnd:
         later). Raises StateError where LIO cannot be looked at.
         """
         await self._devices.open()
-        self._tell(await self._setup.reconcile())
+        outcome = await self._setup.reconcile()
+        if not outcome.done and not outcome.problems:
+            LOG.info("the kernel's target is as it should be: nothing to change")
+        self._tell(outcome)
         self._watch = asyncio.create_task(self._keep_watch())
 
     async def add(self, group: ServedGroup) -> None:
@@ -97,7 +101,6 @@ class LioFrontEnd:
             )
         self._tell(outcome)
         self._groups.pop(iqn, None)
-        self._problems.pop(iqn, None)
         await self._devices.remove(group)
 
     async def close(self) -> None:
@@ -130,8 +133,8 @@ class LioFrontEnd:
 
     def trouble(self, group: ServedGroup) -> str:
         """What keeps initiators from using the group as it should be."""
-        problem = self._problems.get(group.options.target)
-        return str(problem) if problem else ""
+        iqn = group.options.target
+        return next((str(problem) for problem in self._problems if problem.iqn == iqn), "")
 
     # --- keeping watch ---------------------------------------------------------------------------
 
@@ -167,11 +170,11 @@ class LioFrontEnd:
                     where = f"group {self._groups[iqn].options.name}"
                     self._events.note(where, "put back in the kernel", reason, alarm=True)
         for problem in outcome.problems:
-            if self._problems.get(problem.iqn) != problem:
+            if problem not in self._problems:
                 group = self._groups.get(problem.iqn)
                 where = f"group {group.options.name}" if group else "kernel"
                 self._events.note(where, "not as it should be", str(problem), alarm=True)
-        self._problems = {problem.iqn: problem for problem in outcome.problems}
+        self._problems = outcome.problems
 
     # --- the way back ----------------------------------------------------------------------------
 

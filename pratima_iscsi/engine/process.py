@@ -8,10 +8,8 @@ import collections
 import contextlib
 import importlib
 import logging
-import os
 import secrets
 import signal
-import socket
 import sys
 import time
 from collections.abc import Coroutine
@@ -112,23 +110,10 @@ class Events:
         )
 
 
-def say_ready(line: str) -> None:
-    """Tell whoever started the daemon that it serves: one line, and systemd's READY."""
+def say(line: str) -> None:
+    """Tell whoever started the daemon where it serves."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
-    address = os.environ.get("NOTIFY_SOCKET")
-    if address:
-        notify(address, "READY=1")
-
-
-def notify(address: str, state: str) -> None:
-    """Send ``state`` to systemd's socket (sd_notify(3))."""
-    target = "\0" + address[1:] if address.startswith("@") else address
-    with (
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender,
-        contextlib.suppress(OSError),
-    ):
-        sender.sendto(state.encode(), target)
 
 
 def state_directory(path: Path) -> DiskDirectory:

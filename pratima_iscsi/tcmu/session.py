@@ -28,6 +28,9 @@ from pratima_iscsi.scsi.task import (
 )
 from pratima_iscsi.tcmu.ring import Feature, Request, Ring, TaskManagement
 
+WRITES: Final = frozenset({0x0A, 0x2A, 0x2E, 0x8A, 0x8E, 0xAA, 0xAE})
+"""WRITE and WRITE AND VERIFY: whose lengths must be equal. Of others the unit is the judge."""
+
 LUN_RESET: Final = 5
 TARGET_RESETS: Final = frozenset({6, 7})
 """Warm and cold."""
@@ -108,10 +111,8 @@ class Session(Nexus):
         if request.bidirectional:
             command.fail(INVALID_FIELD_IN_CDB)
             return
-        field = DATA_OUT_FIELDS.get(cdb[0])
-        if field is not None:
-            wanted = data_out_length(cdb, self.unit.block_size)
-            if wanted != request.length and field[2]:
+        if cdb[0] in DATA_OUT_FIELDS:
+            if cdb[0] in WRITES and data_out_length(cdb, self.unit.block_size) != request.length:
                 # The kernel compares the two for its own disks only; the answer is what it gives.
                 command.fail(INVALID_INFORMATION_UNIT)
                 return

@@ -126,6 +126,7 @@ def test_a_whole_file_of_replica(tmp_path: Path) -> None:
         (minimal(portal="chap_user = 'u'"), "belong together"),
         (minimal(portal="listen = '0.0.0.0:3260'"), "no CHAP"),
         (minimal() + "[[group.volume]]\npath = 'a'", "two volumes are the same"),
+        (minimal(top="command_timeout = 5"), "a command timeout of 5 s"),
         (minimal() + "[[group.volume]]\npath = 'b'\nname = 'lun0'", "volume names"),
         (minimal() + "[[group.volume]]\npath = 'b'\nname = 'a/b'", "cannot name a volume"),
         (minimal() + "[[group]]\n[[group.volume]]\npath = 'b'", "two groups are the same"),

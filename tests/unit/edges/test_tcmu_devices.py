@@ -224,6 +224,38 @@ async def test_the_kernel_is_told_of_a_size_that_is_not_its_own(
 
 
 @on_loop
+async def test_a_ring_that_fills_again_at_once_is_served_without_being_woken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tcmu_devices.os, "sched_getaffinity", lambda pid: {0, 1})
+    bench = Bench(monkeypatch)
+    (device,) = bench.devices.devices.values()
+    now, sends = 0.0, {3, 6}
+
+    def clock() -> float:
+        """Each look at the clock is 20 µs later; some find one more command in the ring."""
+        nonlocal now
+        now += 0.00002
+        if round(now / 0.00002) in sends:
+            bench.file.kernel.send(bytes(6))
+        return now
+
+    monkeypatch.setattr(tcmu_devices.time, "monotonic", clock)
+    assert not device._more_comes(), "pauses were long"
+    device._pause_seconds = 0.0001
+    assert device._more_comes()
+    assert device._pause_seconds < 0.0001
+    device.session.serve()
+    device._publish()
+    assert device._more_comes()
+    device.session.serve()
+    device._publish()
+    assert not device._more_comes(), "no more came"
+    monkeypatch.undo()
+    await bench.devices.close()
+
+
+@on_loop
 async def test_what_lay_in_the_ring_while_the_process_stood_still_is_not_executed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

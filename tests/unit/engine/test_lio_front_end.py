@@ -83,7 +83,7 @@ class Lab:
         self.events = Events()
         self.context = LinkContext()
         self.handler = Handler(lio)
-        self.setup = KernelSetup(lio, self.directory, NODE, self.options, seconds_max=0.2)
+        self.setup = KernelSetup(lio, self.directory, NODE, self.options)
         handler: FrontEnd = self.handler
         self.front_end = LioFrontEnd(handler, self.setup, self.events, CHECK_SECONDS)
         self.groups: list[ServedGroup] = []
@@ -232,11 +232,13 @@ async def test_a_kernel_that_sleeps_is_not_waited_for(tmp_path: Path) -> None:
     async with lab(tmp_path) as made:
         await made.front_end.open()
         one = await made.group("one")
+        made.setup.seconds_max = 0.05
         made.lio.sleeps.clear()
         with pytest.raises(StateError, match="still at it: comparing"):
             await made.front_end.add(one)
         with pytest.raises(StateError, match="still at it"):
             await made.setup.look()
+        made.setup.seconds_max = WAIT_SECONDS
         made.lio.sleeps.set()
         await made.until(lambda: not made.setup._now_doing, "it wakes")
         await made.front_end.add(one)

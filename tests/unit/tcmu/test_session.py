@@ -108,6 +108,14 @@ def test_a_write_whose_lengths_differ_is_refused_as_the_kernel_s_own_disks_do(le
     assert not lab.storage.calls
 
 
+def test_of_other_lengths_the_unit_is_the_judge() -> None:
+    lab = Lab()
+    compare = bytes([0x89, *bytes(12), 1, 0, 0])
+    assert sense(lab.run(compare, data=bytes(512)).sense) == (0x5, 0x24, 0x00)
+    assert lab.run(compare, data=bytes(512) + b"g" * 512).status == GOOD
+    assert bytes(lab.storage.data[:512]) == b"g" * 512
+
+
 def test_an_error_carries_its_sense_and_no_data() -> None:
     lab = Lab()
     answer = lab.run(read_10(BLOCKS, 1), expect=512)

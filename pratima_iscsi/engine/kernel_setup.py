@@ -53,7 +53,7 @@ class KernelTargets(Protocol):
 class Outcome:
     """What one run has done, and what it could not do."""
 
-    done: tuple[str, ...]
+    done: tuple[Step, ...]
     problems: tuple[Problem, ...]
 
     def problem_of(self, iqn: str) -> Problem | None:
@@ -148,7 +148,9 @@ class KernelSetup:
             self._now_doing = what
             running = asyncio.get_running_loop().run_in_executor(self._thread, run)
             try:
-                return await asyncio.wait_for(asyncio.shield(running), self.seconds_max)
+                # Not wait_for, which may take a cancellation for the answer that came with it.
+                async with asyncio.timeout(self.seconds_max):
+                    return await asyncio.shield(running)
             except TimeoutError:
                 running.add_done_callback(lambda ended: ended.exception())
                 raise self._still_at() from None
@@ -192,7 +194,7 @@ class KernelSetup:
         found = self._lio.read()
         made = plan(found, wanted, self._owned())
         self._note({*self._notes.targets, *wanted.targets}, wanted.discovery.user, made.steps)
-        done = []
+        done: list[Step] = []
         problems = list(made.problems)
         failed: set[str] = set()
         gone: set[str] = set()
@@ -210,7 +212,7 @@ class KernelSetup:
                 all_hidden &= not isinstance(step, DeleteTarget | RemoveLun)
                 problems.append(Problem(step.iqn, error.problem, error.next_step))
                 continue
-            done.append(str(step))
+            done.append(step)
             if isinstance(step, DeleteTarget):
                 gone.add(step.target)
         left = set(found.targets).intersection(self._notes.targets) - gone

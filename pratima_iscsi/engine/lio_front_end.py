@@ -77,7 +77,7 @@ class LioFrontEnd:
         try:
             async with self._change:
                 outcome = await self._setup.reconcile()
-                problem = outcome.problem_of(options.target)
+            problem = outcome.problem_of(options.target)
             if problem is not None:
                 raise StateError(problem.problem, problem.next_step)
         except StateError:
@@ -89,16 +89,13 @@ class LioFrontEnd:
         """Serve a group no more: its sessions end, target and devices go. Raises StateError."""
         iqn = group.options.target
         self._setup.forget(group)
-        async with self._change:
-            outcome = await self._setup.reconcile()
-            left = self._left_of(group, await self._setup.look())
-        if left:
+        try:
+            async with self._change:
+                outcome = await self._setup.reconcile()
+                self._check_gone(group, await self._setup.look(), outcome)
+        except StateError:
             self._setup.want(group)
-            reason = outcome.problems[0] if outcome.problems else None
-            raise StateError(
-                f"the kernel still has {left}" + (f": {reason.problem}" if reason else ""),
-                reason.next_step if reason else "see `dmesg` for the kernel's own words",
-            )
+            raise
         self._tell(outcome)
         self._groups.pop(iqn, None)
         await self._devices.remove(group)
@@ -148,31 +145,31 @@ class LioFrontEnd:
                 async with self._change:
                     self._found, made = await self._setup.compare()
                     steps = tuple(map(str, made.steps))
-                    if steps and steps == seen:
+                    if steps != seen:
+                        seen = steps
+                        if steps:
+                            continue
+                    outcome = Outcome((), tuple(made.problems))
+                    if steps:
                         outcome = await self._setup.reconcile()
-                        steps = ()
-                    else:
-                        outcome = Outcome((), tuple(made.problems))
-                seen = steps
-                self._tell(outcome, put_back=bool(outcome.done))
+                self._tell(outcome, put_back=True)
             except StateError as error:
                 self._events.note("kernel", "not as it should be", str(error), alarm=True)
 
     def _tell(self, outcome: Outcome, *, put_back: bool = False) -> None:
         for step in outcome.done:
             LOG.info("kernel: %s", step)
-        if put_back:
-            told = "; ".join(outcome.done[:STEPS_TOLD])
-            more = len(outcome.done) - STEPS_TOLD
-            reason = told + (f"; and {more} more" if more > 0 else "")
-            for iqn in sorted(self._groups):
-                if any(iqn in step for step in outcome.done):
-                    where = f"group {self._groups[iqn].options.name}"
-                    self._events.note(where, "put back in the kernel", reason, alarm=True)
+        for iqn, group in self._groups.items() if put_back else ():
+            ours = [str(step) for step in outcome.done if step.iqn == iqn]
+            if ours:
+                more = len(ours) - STEPS_TOLD
+                told = "; ".join(ours[:STEPS_TOLD]) + (f"; and {more} more" if more > 0 else "")
+                where = f"group {group.options.name}"
+                self._events.note(where, "put back in the kernel", told, alarm=True)
         for problem in outcome.problems:
             if problem not in self._problems:
-                group = self._groups.get(problem.iqn)
-                where = f"group {group.options.name}" if group else "kernel"
+                suffers = self._groups.get(problem.iqn)
+                where = f"group {suffers.options.name}" if suffers else "kernel"
                 self._events.note(where, "not as it should be", str(problem), alarm=True)
         self._problems = outcome.problems
 
@@ -186,13 +183,17 @@ class LioFrontEnd:
             await self._setup.reconcile()
         await self._devices.remove(group)
 
-    def _left_of(self, group: ServedGroup, found: Kernel) -> str:
+    def _check_gone(self, group: ServedGroup, found: Kernel, outcome: Outcome) -> None:
+        """Raises StateError where the kernel still has a device or the target of a group."""
         devices = self._setup.devices(group)
-        for name in devices:
-            if name in found.backstores:
-                return f"device {name}"
+        left = [f"device {name}" for name in devices if name in found.backstores]
         target = found.targets.get(group.options.target)
         ours = {f"{PLUGIN}/{name}" for name in devices}
         if target is not None and ours.intersection(target.luns.values()):
-            return f"target {target.iqn}"
-        return ""
+            left.append(f"target {target.iqn}")
+        if left:
+            cause = outcome.problems[0] if outcome.problems else None
+            raise StateError(
+                f"the kernel still has {left[0]}" + (f": {cause.problem}" if cause else ""),
+                cause.next_step if cause else "see `dmesg` for the kernel's own words",
+            )

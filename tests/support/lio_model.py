@@ -134,6 +134,8 @@ class ModelLio:
         self.kernel = kernel or Kernel()
         self.refuses: type[steps.Step] | None = None
         """Steps of this kind fail."""
+        self.tried = 0
+        """How often one was."""
         self.sleeps = threading.Event()
         self.sleeps.set()
         """Cleared: the kernel sleeps until it is set."""
@@ -157,5 +159,6 @@ class ModelLio:
     def carry_out(self, step: steps.Step) -> None:
         """One change."""
         if self.refuses is not None and isinstance(step, self.refuses):
+            self.tried += 1
             raise StateError(f"cannot {step}: the model does not like it", "mend the model")
         self.kernel = applied(self.kernel, [step])

@@ -74,7 +74,8 @@ def test_what_the_page_says_can_be_done(tmp_path: Path) -> None:
     prepare(tmp_path)
     install, serve, create, login, end = fences("sh")
     shell(install)
-    pid = int(shell(f"exec 3>&1 >{tmp_path}/log 2>&1\n{serve.rstrip()}\necho $! >&3"))
+    shell(f"exec >{tmp_path}/log 2>&1\n{serve.rstrip()}\necho $! >{tmp_path}/pid")
+    pid = int((tmp_path / "pid").read_text())
     wait_until(answers, rig.START_SECONDS, "the daemon answers")
     listed = shell(create)
     with ControlClient(STATE) as client:

@@ -181,6 +181,15 @@ async def test_a_target_that_cannot_be_removed_is_served_on(tmp_path: Path) -> N
             await made.front_end.remove(one)
         assert made.handler.serves == ["one"]
         made.lio.refuses = None
+        before = made.lio.kernel
+        made.setup.seconds_max = 0.05
+        made.lio.sleeps.clear()
+        with pytest.raises(StateError, match="still at it"):
+            await made.front_end.remove(one)
+        made.setup.seconds_max = WAIT_SECONDS
+        made.lio.sleeps.set()
+        await made.until(lambda: made.lio.kernel == before, "it is served on")
+        await made.until(lambda: not made.setup._now_doing, "it wakes")
         await made.front_end.remove(one)
         assert not made.lio.kernel.targets
 
@@ -211,6 +220,24 @@ async def test_what_cannot_be_mended_is_told_and_seen_to_end(tmp_path: Path) -> 
         await made.until(lambda: ONE in made.lio.kernel.targets, "it mends")
         await made.until(lambda: made.lio.kernel.targets[ONE].enabled, "it serves")
         assert not made.front_end.trouble(one)
+
+
+@on_loop
+async def test_what_cannot_be_carried_out_is_said_until_it_can(tmp_path: Path) -> None:
+    lio = ModelLio()
+    lio.refuses = steps.AddPortal
+    async with lab(tmp_path, lio) as made:
+        one = await made.group("one")
+        await made.front_end.add(one)
+        await made.front_end.open()
+        tried = lio.tried
+        while lio.tried < tried + 3:
+            assert "does not like it" in made.front_end.trouble(one)
+            await asyncio.sleep(CHECK_SECONDS / 4)
+        assert len(made.events.alarms("one")) == 1
+        lio.refuses = None
+        await made.until(lambda: not made.front_end.trouble(one), "it mends")
+        assert lio.kernel.targets[ONE].enabled
 
 
 @on_loop

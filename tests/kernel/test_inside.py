@@ -11,6 +11,7 @@ PROGRAMS: Final = lab.PROGRAMS | {
     "iscsid": "open-iscsi",
     "iscsiadm": "open-iscsi",
     "mkfs.ext4": "e2fsprogs",
+    "resize2fs": "e2fsprogs",
     "dmsetup": "dmsetup",
     "modprobe": "kmod",
     "fio": "fio",
@@ -26,6 +27,7 @@ GROUPS: Final = {
     "many": ("test_many.py",),
     "disks": ("test_disks.py",),
     "task-management": ("test_task_management.py",),
+    "growth": ("test_growth.py",),
 }
 """Tests that share a guest: a boot costs ten seconds, and a kernel that dies takes all with it."""
 

@@ -65,6 +65,24 @@ def test_iscsi_ls_shows_what_its_initiator_may_use(place: Path) -> None:
             assert (CLOSED in said, "Lun:1" in said.replace(" ", "")) == (shown, shown), said
 
 
+@pytest.mark.tools
+def test_qemu_uses_every_lun_of_two_targets_on_one_portal(place: Path) -> None:
+    program = tool("qemu-io", "qemu-utils qemu-block-extra")
+    serve, port = configured(place)
+    with serve:
+        serve.start()
+        for number, (target, lun) in enumerate(((OPEN, 0), (CLOSED, 0), (CLOSED, 1)), 1):
+            where = f"driver=iscsi,transport=tcp,portal=127.0.0.1:{port},target={target},lun={lun}"
+            commands = (f"write -P {number} 64k 1M", f"read -P {number} 64k 1M", "flush")
+            words = [word for command in commands for word in ("-c", command)]
+            said = run(program, "--image-opts", *words, f"{where},initiator-name={FRIEND}")
+            assert "failed" not in said.stdout + said.stderr, said
+        serve.finish()
+    for number, name in enumerate(("open.img", "one.img", "two.img"), 1):
+        data = (place / name).read_bytes()
+        assert data[1 << 16 : (1 << 16) + (1 << 20)] == bytes([number]) * (1 << 20), name
+
+
 def test_initiator_options_on_the_command_line(place: Path) -> None:
     with Primary(place, "--initiator", FRIEND, "--initiator", "Odd-Name") as primary:
         primary.start()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pratima_iscsi.edges.initiator import CommandError, Initiator
+from tests.conformance.tools import run, tool
 from tests.integration.daemons.nodes import (
     BLOCK,
     MIB,
@@ -87,6 +88,20 @@ def test_a_volume_grows_under_load_at_both_ends_and_every_session_is_told(
         assert pair.replica.status().volumes[0].size == NEW == pair.replica.volume.stat().st_size
         assert pair.primary.link().resync.blocks_total == SIZE // BLOCK, "no second resync ran"
         assert "already" in grow(pair.primary, "--size", "48MiB")
+
+
+@pytest.mark.tools
+def test_libiscsi_and_qemu_see_the_new_size(place: Path) -> None:
+    capacity = tool("iscsi-readcapacity16", "libiscsi-bin")
+    image = tool("qemu-img", "qemu-utils qemu-block-extra")
+    with Primary(place, size=SIZE) as primary:
+        primary.start()
+        status = primary.status()
+        url = f"iscsi://{status.portal}/{status.target}/0"
+        assert f"Total size:{SIZE}" in run(capacity, url).stdout
+        grow(primary, "--size", str(NEW))
+        assert f"Total size:{NEW}" in run(capacity, url).stdout
+        assert f'"virtual-size": {NEW}' in run(image, "info", "--output=json", url).stdout
 
 
 def test_a_grown_volume_keeps_its_size_over_every_kind_of_end(place: Path) -> None:

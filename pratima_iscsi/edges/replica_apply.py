@@ -26,9 +26,7 @@ from pratima_iscsi.edges.journal import Unit
 from pratima_iscsi.edges.replica_state import Commit, ReplicaState, ReplicaVolume, StateFile
 from pratima_iscsi.edges.staging import PREFIX, Staging
 from pratima_iscsi.errors import RemoteProtocolError
-from pratima_iscsi.limits import VERIFY_BYTES_MAX
 from pratima_iscsi.operations import COUNTED, RecordKind
-from pratima_iscsi.positions import NO_GENERATION
 from pratima_iscsi.records import (
     VERIFY_DIGEST_BYTES,
     Begin,
@@ -38,11 +36,9 @@ from pratima_iscsi.records import (
     next_history,
     seed_history,
 )
+from pratima_iscsi.replication.record_rules import check
 from pratima_iscsi.replication.wire import Batch, Entry, decode_batch
 
-_BLOCKWISE: Final = frozenset({RecordKind.RESYNC, RecordKind.RESYNC_ZERO, RecordKind.VERIFY})
-_RANGED: Final = _BLOCKWISE | {RecordKind.WRITE, RecordKind.ZERO}
-_IN_TRANSACTION: Final = frozenset({RecordKind.RESYNC, RecordKind.RESYNC_ZERO})
 _TURNING: Final = frozenset({RecordKind.GENERATION, RecordKind.BEGIN, RecordKind.END})
 
 
@@ -207,7 +203,7 @@ class Applier:
         try:
             for index in range(self.state.skip, len(batch.entries)):
                 entry = batch.entries[index]
-                self._check(entry, hot, header.generation)
+                check(entry, hot, header.generation)
                 n = header.first_n + index
                 if entry.kind in _TURNING:
                     self.state = hot.into(self.state)
@@ -218,6 +214,8 @@ class Applier:
                     continue
                 if entry.length:
                     self._apply(entry)
+                    if entry.kind == RecordKind.RESIZE:
+                        hot.sizes[entry.volume] = entry.length
                 if entry.kind in COUNTED and not self.state.transaction:
                     hot.sequence += 1
                     hot.digest = next_history(hot.digest, bytes(entry.entry), entry.payload)
@@ -321,63 +319,23 @@ class Applier:
         self.persist(replace(after, committing=Commit(end.history, end.digest)))
         self.finish()
 
-    # --- what may stand here -------------------------------------------------------------------
-
-    def _check(self, entry: Entry, hot: "_Hot", generation: int) -> None:
-        """Raises RemoteProtocolError; the receive path has checked the same before it took it."""
-        kind, state = entry.kind, self.state
-        if kind in _BLOCKWISE or (kind in _RANGED and entry.length):
-            self._check_range(entry)
-        if kind in COUNTED and not state.transaction:
-            here = state.history.position.generation
-            if not state.consistent:
-                raise RemoteProtocolError("a write for a replica that is not consistent")
-            if generation != here:
-                raise RemoteProtocolError(f"a write of generation {generation:x} after {here:x}")
-            if entry.sequence != hot.sequence + 1:
-                raise RemoteProtocolError(f"write {entry.sequence} after {hot.sequence}")
-        if kind == RecordKind.RESIZE:
-            self._check_size(entry.volume, entry.length)
-        elif kind == RecordKind.BEGIN:
-            sizes = Begin.decode(entry.payload).sizes
-            if sizes and len(sizes) != len(state.volumes):
-                raise RemoteProtocolError(f"BEGIN of {len(sizes)} volumes")
-            for volume, size in enumerate(sizes):
-                self._check_size(volume, size)
-        elif kind == RecordKind.GENERATION and not state.transaction:
-            begin, parent = GenerationBegin.decode(entry.payload), state.history.position.generation
-            if begin.parent != parent or (parent != NO_GENERATION and begin.last != hot.sequence):
-                raise RemoteProtocolError("a generation that does not begin here")
-        elif kind == RecordKind.END and (
-            not state.transaction or End.decode(entry.payload).transaction != state.transaction
-        ):
-            raise RemoteProtocolError("END of a transaction that is not open")
-
-    def _check_range(self, entry: Entry) -> None:
-        if entry.volume >= len(self.state.volumes):
-            raise RemoteProtocolError(f"there is no volume {entry.volume}")
-        size, end = self.state.volumes[entry.volume].size, entry.offset + entry.length
-        if end > size or not entry.length:
-            raise RemoteProtocolError(f"range {entry.offset}+{entry.length} of {size} bytes")
-        if entry.kind in _IN_TRANSACTION and not self.state.transaction:
-            raise RemoteProtocolError("a resync record outside a transaction")
-        whole = entry.offset % BLOCK_BYTES == 0 and (end % BLOCK_BYTES == 0 or end == size)
-        if entry.kind in _BLOCKWISE and not whole:
-            raise RemoteProtocolError("a resync record of parts of blocks")
-        if entry.kind == RecordKind.VERIFY and entry.length > VERIFY_BYTES_MAX:
-            raise RemoteProtocolError(f"a VERIFY of {entry.length} bytes")
-
-    def _check_size(self, volume: int, size: int) -> None:
-        if volume >= len(self.state.volumes):
-            raise RemoteProtocolError(f"there is no volume {volume}")
-        if not self.state.volumes[volume].size <= size <= VOLUME_BYTES_MAX:
-            raise RemoteProtocolError(f"a volume cannot be resized to {size} bytes")
-
 
 class _Hot:
-    """The fields that change with every record, kept apart so that a record costs no new state."""
+    """The fields that change with every record, kept apart so that a record costs no new state;
+    and what else the record rules ask of the place where it stands."""
 
-    __slots__ = ("digest", "incarnation", "n", "sequence", "skip")
+    __slots__ = (
+        "capacities",
+        "consistent",
+        "digest",
+        "generation",
+        "incarnation",
+        "n",
+        "sequence",
+        "sizes",
+        "skip",
+        "transaction",
+    )
 
     def __init__(self, state: ReplicaState) -> None:
         self.sequence = state.history.position.sequence
@@ -385,6 +343,12 @@ class _Hot:
         self.incarnation = state.incarnation
         self.n = state.n
         self.skip = state.skip
+        self.generation = state.history.position.generation
+        self.transaction = state.transaction
+        self.consistent = state.consistent
+        self.sizes = [volume.size for volume in state.volumes]
+        self.capacities = [VOLUME_BYTES_MAX for _ in state.volumes]
+        """A file is made as long as its journal says: there was room when that was written."""
 
     def into(self, state: ReplicaState) -> ReplicaState:
         """``state`` with these fields."""

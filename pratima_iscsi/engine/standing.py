@@ -1,7 +1,7 @@
 """Where a replica's durable state lets its state machine begin."""
 
 from pratima_iscsi.edges.replica_state import ReplicaState
-from pratima_iscsi.replication.sink import Standing
+from pratima_iscsi.replication.standing import Standing
 
 
 def standing_of(state: ReplicaState) -> Standing:

@@ -13,22 +13,11 @@ One rule: what the replica acknowledges as durable it has, whatever is cut off n
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 from pratima_iscsi import limits
-from pratima_iscsi.blocks import BLOCK_BYTES, VOLUME_BYTES_MAX
 from pratima_iscsi.errors import RemoteProtocolError
-from pratima_iscsi.operations import COUNTED, RecordKind
-from pratima_iscsi.positions import NO_GENERATION, ORIGIN, History
-from pratima_iscsi.records import (
-    NO_HISTORY,
-    Begin,
-    End,
-    GenerationBegin,
-    Verify,
-    next_history,
-    seed_history,
-)
+from pratima_iscsi.operations import RecordKind
+from pratima_iscsi.positions import ORIGIN
 from pratima_iscsi.replication.messages import (
     Ack,
     Closed,
@@ -41,41 +30,14 @@ from pratima_iscsi.replication.messages import (
     VerifyAnswer,
     Welcome,
 )
+from pratima_iscsi.replication.record_rules import may_have
+from pratima_iscsi.replication.standing import Standing, Walk
 from pratima_iscsi.replication.wire import (
     PROTOCOL_VERSION,
     Batch,
-    Entry,
     decode_batch,
     peek_session,
 )
-
-_BLOCKWISE: Final = frozenset({RecordKind.RESYNC, RecordKind.RESYNC_ZERO, RecordKind.VERIFY})
-_SECTOR: Final = 512
-_NOTHING_WRITTEN: Final = History(ORIGIN)
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """Where a replica stands after a record; position and digest are the old consistent point's
-    while a transaction is open."""
-
-    group: bytes = bytes(16)
-    """Zeros: bound to no group yet."""
-    consistent: bool = False
-    history: History = _NOTHING_WRITTEN
-    digest: bytes = NO_HISTORY
-    incarnation: int = 0
-    n: int = 0
-    transaction: int = 0
-    direct: bool = False
-    ended: int = 0
-    sizes: tuple[int, ...] = ()
-    """Bytes of each volume of the group; its file or device may have more."""
-
-    @property
-    def bound(self) -> bool:
-        """Whether a group was ever bound."""
-        return self.group != bytes(16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -416,7 +378,7 @@ class Sink:
             return
         session.heard_at = self.heard_at = now
         if isinstance(message, Grow):
-            if message.volume >= len(self.capacities) or not _may_have(message.size):
+            if message.volume >= len(self.capacities) or not may_have(message.size):
                 self.close(f"no volume can have {message.size} bytes")
                 return
             self.asked = message
@@ -463,10 +425,10 @@ class Sink:
         queued = self.waiting_bytes
         if queued and queued + len(batch.frame) > self.credit + limits.FRAME_BYTES_MAX:
             raise RemoteProtocolError("frames beyond the session's credit")
-        check = _Checker(before, header.generation, self.capacities)
+        walk = Walk(before, header.generation, self.capacities)
         for entry in batch.entries:
-            check.take(entry)
-        return check.standing(header.incarnation, batch.last_n)
+            walk.take(entry)
+        return walk.standing(header.incarnation, batch.last_n)
 
     # --- journal -------------------------------------------------------------------------------
 
@@ -669,125 +631,3 @@ class Sink:
         if self.retry_apply_at > now:
             due = min(due, self.retry_apply_at)
         return due
-
-
-def _may_have(size: int) -> bool:
-    """Whether a volume can be so large at all."""
-    return 0 < size <= VOLUME_BYTES_MAX and size % _SECTOR == 0
-
-
-class _Checker:
-    """Walks a batch's entries from one standing to the next."""
-
-    def __init__(self, before: Standing, generation: int, capacities: Sequence[int]) -> None:
-        self.before = before
-        self.generation = generation
-        self.capacities = capacities
-        self.sizes = list(before.sizes)
-        self.history = before.history
-        self.sequence = before.history.position.sequence
-        self.digest = before.digest
-        self.consistent = before.consistent
-        self.transaction = before.transaction
-        self.direct = before.direct
-        self.ended = before.ended
-
-    def take(self, entry: Entry) -> None:
-        kind = entry.kind
-        if kind == RecordKind.RESIZE:
-            self._resize(entry.volume, entry.length)
-        elif entry.length or kind in _BLOCKWISE:
-            self._check_range(entry)
-        if kind in COUNTED:
-            if not self.transaction:
-                self._count(entry)
-        elif kind == RecordKind.GENERATION:
-            self._generation(entry)
-        elif kind == RecordKind.BEGIN:
-            self._begin(Begin.decode(entry.payload))
-        elif kind == RecordKind.END:
-            self._end(End.decode(entry.payload))
-        elif kind != RecordKind.FLUSH and not self.transaction:
-            raise RemoteProtocolError("a resync record outside a transaction")
-        elif kind == RecordKind.VERIFY:
-            Verify.decode(entry.payload, -(-entry.length // BLOCK_BYTES))
-
-    def _check_range(self, entry: Entry) -> None:
-        if entry.volume >= len(self.sizes):
-            raise RemoteProtocolError(f"no volume {entry.volume}")
-        size = self.sizes[entry.volume]
-        end = entry.offset + entry.length
-        if end > size or entry.offset % _SECTOR or not entry.length:
-            raise RemoteProtocolError(f"range {entry.offset}+{entry.length} beyond the volume")
-        if entry.kind in _BLOCKWISE and (
-            entry.offset % BLOCK_BYTES or (end % BLOCK_BYTES and end != size)
-        ):
-            raise RemoteProtocolError("a resync record holds whole blocks")
-
-    def _resize(self, volume: int, size: int) -> None:
-        """Only to a size that there is room for: what is in the journal must not fail later."""
-        if volume >= len(self.sizes):
-            raise RemoteProtocolError(f"no volume {volume}")
-        if not self.sizes[volume] <= size <= self.capacities[volume] or not _may_have(size):
-            raise RemoteProtocolError(f"volume {volume} cannot be resized to {size} bytes")
-        self.sizes[volume] = size
-
-    def _count(self, entry: Entry) -> None:
-        if not self.consistent:
-            raise RemoteProtocolError("a write for a replica that was never synced")
-        if self.generation != self.history.position.generation:
-            raise RemoteProtocolError("a write of another generation")
-        if entry.sequence != self.sequence + 1:
-            raise RemoteProtocolError(f"position gap: {entry.sequence} after {self.sequence}")
-        self.sequence = entry.sequence
-        self.digest = next_history(self.digest, bytes(entry.entry), entry.payload)
-
-    def _generation(self, entry: Entry) -> None:
-        begin = GenerationBegin.decode(entry.payload)
-        if self.transaction:
-            return
-        here = self.history.at(self.sequence)
-        if begin.parent != here.position.generation or (
-            begin.parent != NO_GENERATION and begin.last != self.sequence
-        ):
-            raise RemoteProtocolError("a generation that does not begin here")
-        self.history = here.begin(begin.generation)
-        self.sequence = 0
-        self.digest = seed_history(begin.generation, self.digest)
-        self.generation = begin.generation
-
-    def _begin(self, begin: Begin) -> None:
-        if not begin.direct and not self.consistent:
-            raise RemoteProtocolError("a staged transaction needs a consistent replica")
-        if begin.sizes:
-            if len(begin.sizes) != len(self.sizes):
-                raise RemoteProtocolError(f"BEGIN of {len(begin.sizes)} volumes")
-            for volume, size in enumerate(begin.sizes):
-                self._resize(volume, size)
-        self.history = self.history.at(self.sequence)
-        self.transaction, self.direct = begin.transaction, begin.direct
-        if begin.direct:
-            self.consistent = False
-
-    def _end(self, end: End) -> None:
-        if not self.transaction or end.transaction != self.transaction:
-            raise RemoteProtocolError("END of another transaction")
-        self.history, self.digest = end.history, end.digest
-        self.sequence = end.history.position.sequence
-        self.generation = end.history.position.generation
-        self.ended, self.transaction, self.direct = end.transaction, 0, False
-        self.consistent = True
-
-    def standing(self, incarnation: int, n: int) -> Standing:
-        return replace(
-            self.before,
-            consistent=self.consistent,
-            history=self.history.at(self.sequence),
-            digest=self.digest,
-            incarnation=incarnation,
-            n=n,
-            transaction=self.transaction,
-            direct=self.direct,
-            ended=self.ended,
-            sizes=tuple(self.sizes),
-        )

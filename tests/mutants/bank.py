@@ -6,11 +6,13 @@ from typing import Final
 _LINK = "pratima_iscsi.replication.link"
 _RESYNC = "pratima_iscsi.replication.resync"
 _SINK = "pratima_iscsi.replication.sink"
+_STANDING = "pratima_iscsi.replication.standing"
 _HANDSHAKE = "pratima_iscsi.replication.handshake"
 _CLEAN = "pratima_iscsi.replication.clean"
 _BACKSTORE = "pratima_iscsi.backstore"
 _APPLY = "pratima_iscsi.edges.replica_apply"
 _GROWTH = "pratima_iscsi.replication.growth"
+_SPILL = "pratima_iscsi.replication.link_spill"
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +179,7 @@ MUTANTS: Final = (
     Mutant(
         "the spill leaves T and the log out",
         "PROTOCOL 22: spill BWT ∪ T ∪ log blocks",
-        "pratima_iscsi.replication.link_spill",
+        _SPILL,
         "table=link.cover().serialize()",
         "table=link.table.serialize()",
         "restarts",
@@ -217,7 +219,7 @@ MUTANTS: Final = (
     Mutant(
         "the history digest is not adopted at END",
         "PROTOCOL 17: END carries (position, H), which the replica adopts",
-        _SINK,
+        _STANDING,
         "self.history, self.digest = end.history, end.digest",
         "self.history = end.history",
         "overflow",

@@ -291,7 +291,7 @@ def test_records_of_no_bytes_do_nothing(replica: Replica) -> None:
 def test_a_staged_transaction_leaves_the_old_point_until_its_end(replica: Replica) -> None:
     replica.first_sync()
     replica.send(begin(2, direct=False), resync(3, b"r" * 2 * BLOCK_BYTES))
-    replica.send(write(77, 100, b"w" * 10), zero(80, 15 * BLOCK_BYTES, 4096), resync_zero(9, 2))
+    replica.send(write(77, 1024, b"w" * 10), zero(80, 15 * BLOCK_BYTES, 4096), resync_zero(9, 2))
     replica.send(generation(6, 99, 99), of=5)
     replica.store.checkpoint()
     state = replica.store.state
@@ -304,7 +304,7 @@ def test_a_staged_transaction_leaves_the_old_point_until_its_end(replica: Replic
     replica.send(end(2, after, b"E" * 16))
     expected = bytearray(b"p" * SIZE)
     expected[3 * BLOCK_BYTES : 5 * BLOCK_BYTES] = b"r" * 2 * BLOCK_BYTES
-    expected[100:110] = b"w" * 10
+    expected[1024:1034] = b"w" * 10
     expected[15 * BLOCK_BYTES :] = bytes(BLOCK_BYTES)
     expected[9 * BLOCK_BYTES : 11 * BLOCK_BYTES] = bytes(2 * BLOCK_BYTES)
     assert replica.content() == expected

@@ -1,0 +1,119 @@
+"""Where a replica stands after a record, and the walk over a frame from one standing to the next.
+
+One rule: a standing is a value; a frame that is rejected in its middle has moved nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from pratima_iscsi.operations import COUNTED, RecordKind
+from pratima_iscsi.positions import ORIGIN, History
+from pratima_iscsi.records import (
+    NO_HISTORY,
+    Begin,
+    End,
+    GenerationBegin,
+    next_history,
+    seed_history,
+)
+from pratima_iscsi.replication.record_rules import check
+from pratima_iscsi.replication.wire import Entry
+
+_NOTHING_WRITTEN: Final = History(ORIGIN)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a replica stands after a record; position and digest are the old consistent point's
+    while a transaction is open."""
+
+    group: bytes = bytes(16)
+    """Zeros: bound to no group yet."""
+    consistent: bool = False
+    history: History = _NOTHING_WRITTEN
+    digest: bytes = NO_HISTORY
+    incarnation: int = 0
+    n: int = 0
+    transaction: int = 0
+    direct: bool = False
+    ended: int = 0
+    sizes: tuple[int, ...] = ()
+    """Bytes of each volume of the group; its file or device may have more."""
+
+    @property
+    def bound(self) -> bool:
+        """Whether a group was ever bound."""
+        return self.group != bytes(16)
+
+
+class Walk:
+    """Walks a frame's entries from one standing to the next (a Place of the record rules)."""
+
+    def __init__(self, before: Standing, of: int, capacities: Sequence[int]) -> None:
+        """``of``: the generation that the frame's header names."""
+        self.before = before
+        self.of = of
+        self.capacities = capacities
+        self.sizes = list(before.sizes)
+        self.history = before.history
+        self.generation = before.history.position.generation
+        self.sequence = before.history.position.sequence
+        self.digest = before.digest
+        self.consistent = before.consistent
+        self.transaction = before.transaction
+        self.direct = before.direct
+        self.ended = before.ended
+
+    def take(self, entry: Entry) -> None:
+        """Walk over one record. Raises RemoteProtocolError for one that may not stand here."""
+        check(entry, self, self.of)
+        kind = entry.kind
+        if kind in COUNTED:
+            if kind == RecordKind.RESIZE:
+                self.sizes[entry.volume] = entry.length
+            if not self.transaction:
+                self.sequence = entry.sequence
+                self.digest = next_history(self.digest, bytes(entry.entry), entry.payload)
+        elif kind == RecordKind.GENERATION:
+            if not self.transaction:
+                self._generation(GenerationBegin.decode(entry.payload).generation)
+        elif kind == RecordKind.BEGIN:
+            self._begin(Begin.decode(entry.payload))
+        elif kind == RecordKind.END:
+            self._end(End.decode(entry.payload))
+
+    def _generation(self, generation: int) -> None:
+        self.history = self.history.at(self.sequence).begin(generation)
+        self.sequence = 0
+        self.digest = seed_history(generation, self.digest)
+        self.generation = self.of = generation
+
+    def _begin(self, begin: Begin) -> None:
+        self.sizes = list(begin.sizes or self.sizes)
+        self.history = self.history.at(self.sequence)
+        self.transaction, self.direct = begin.transaction, begin.direct
+        if begin.direct:
+            self.consistent = False
+
+    def _end(self, end: End) -> None:
+        self.history, self.digest = end.history, end.digest
+        self.sequence = end.history.position.sequence
+        self.generation = self.of = end.history.position.generation
+        self.ended, self.transaction, self.direct = end.transaction, 0, False
+        self.consistent = True
+
+    def standing(self, incarnation: int, n: int) -> Standing:
+        """Where the replica stands after what was taken."""
+        return replace(
+            self.before,
+            consistent=self.consistent,
+            history=self.history.at(self.sequence),
+            digest=self.digest,
+            incarnation=incarnation,
+            n=n,
+            transaction=self.transaction,
+            direct=self.direct,
+            ended=self.ended,
+            sizes=tuple(self.sizes),
+        )

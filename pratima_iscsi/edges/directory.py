@@ -5,7 +5,6 @@ owner only; and the directory is locked, so that one process at a time has it.
 """
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import os
@@ -13,22 +12,13 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from pratima_iscsi.edges.file_calls import data_run, make_zeros, read_all, write_all
 from pratima_iscsi.errors import StateError
-from pratima_iscsi.limits import MIB
 from pratima_iscsi.operations import Buffer
 
 _FILE_FLAGS: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 """O_NONBLOCK: opening a FIFO that somebody put there must not hang; files do not mind it."""
 _DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-
-_KEEP_SIZE: Final = 0x01
-_PUNCH_HOLE: Final = 0x02
-_CANNOT_PUNCH: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS})
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_fallocate = _libc.fallocate64
-_fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
-_fallocate.restype = ctypes.c_int
 
 
 class DiskFile:
@@ -46,50 +36,22 @@ class DiskFile:
 
     def pread(self, length: int, offset: int) -> bytes:
         """``length`` bytes from ``offset``; what lies beyond the end reads as zeros."""
-        data = os.pread(self._fd, length, offset)
-        if len(data) == length:
-            return data
-        parts = [data]
-        got = len(data)
-        while parts[-1] and got < length:
-            parts.append(os.pread(self._fd, length - got, offset + got))
-            got += len(parts[-1])
-        return b"".join(parts) + bytes(length - got)
+        return read_all(self._fd, length, offset)
 
     def pwrite(self, data: Buffer, offset: int) -> None:
         """Write all of ``data``; a short write goes on until all is written or its cause shows."""
-        length = len(data)
-        done = os.pwrite(self._fd, data, offset)
-        while done < length:
-            with memoryview(data) as view, view[done:] as rest:
-                step = os.pwrite(self._fd, rest, offset + done)
-            if step == 0:
-                raise OSError(errno.EIO, "the file takes no more bytes", self._name)
-            done += step
+        write_all(self._fd, data, offset, self._name)
 
     def punch(self, offset: int, length: int) -> None:
         """Make a range read as zeros and give its space back; where the file system cannot punch,
         overwrite it. The size stays."""
         length = min(offset + length, self.size) - offset
-        if length <= 0:
-            return
-        code = _punch(self._fd, offset, length)
-        if code in _CANNOT_PUNCH:
-            for at in range(offset, offset + length, MIB):
-                self.pwrite(bytes(min(MIB, offset + length - at)), at)
-        elif code:
-            raise OSError(code, os.strerror(code), self._name)
+        if length > 0:
+            make_zeros(self._fd, offset, length, self._name)
 
     def is_hole(self, offset: int, length: int) -> bool:
         """True only if the file system says that the range holds no data."""
-        try:
-            return os.lseek(self._fd, offset, os.SEEK_DATA) >= offset + length
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return True
-            if error.errno == errno.EINVAL:
-                return False
-            raise
+        return data_run(self._fd, offset, length) == (False, length)
 
     def fdatasync(self) -> None:
         """Bring every completed write and the size to stable storage."""
@@ -230,13 +192,3 @@ def _make(path: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def _punch(fd: int, offset: int, length: int) -> int:
-    """``fallocate`` with PUNCH_HOLE; the errno, 0 for success."""
-    while True:
-        if _fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, offset, length) == 0:
-            return 0
-        code = ctypes.get_errno()
-        if code != errno.EINTR:
-            return code

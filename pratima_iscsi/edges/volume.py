@@ -6,7 +6,6 @@ volume is used by one process at a time, and a call does the whole of its work o
 """
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import os
@@ -16,6 +15,13 @@ from typing import Final
 
 from pratima_iscsi.blocks import VOLUME_BYTES_MAX
 from pratima_iscsi.edges.directory import DiskFile
+from pratima_iscsi.edges.file_calls import (
+    data_run,
+    make_zeros,
+    punch_hole,
+    read_all,
+    write_rest,
+)
 from pratima_iscsi.edges.growth import make_room
 from pratima_iscsi.errors import StateError, UsageError
 from pratima_iscsi.limits import MIB
@@ -23,20 +29,11 @@ from pratima_iscsi.operations import Buffer, SyncError
 from pratima_iscsi.replication.source_state import VolumeState
 
 SECTOR_BYTES: Final = 512
-ZEROS: Final = bytes(MIB)
-"""What a range is overwritten with where nothing can zero it faster."""
-
-_KEEP_SIZE: Final = 0x01
-_PUNCH_HOLE: Final = 0x02
-_CANNOT_PUNCH: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.ENODEV})
 _CANNOT_NOWAIT: Final = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
-_CANNOT_SEEK_DATA: Final = frozenset({errno.EINVAL, errno.EOPNOTSUPP})
+_MISALIGNED: Final = frozenset({errno.EINVAL})
+"""What a device says of a range that is no whole number of its blocks."""
 _IN_MEMORY: Final = frozenset({"tmpfs", "ramfs"})
 """File systems whose pages are the page cache: a read of them waits for no disk."""
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
-_libc.fallocate.restype = ctypes.c_int
 
 
 class Volume:
@@ -156,16 +153,7 @@ class Volume:
 
     def pread(self, length: int, offset: int) -> bytes:
         """``length`` bytes from ``offset``; what lies beyond the end reads as zeros."""
-        data = os.pread(self._fd, length, offset)
-        if len(data) == length:
-            return data
-        parts = [data]
-        got = len(data)
-        while data and got < length:
-            data = os.pread(self._fd, length - got, offset + got)
-            parts.append(data)
-            got += len(data)
-        return b"".join(parts) + bytes(length - got)
+        return read_all(self._fd, length, offset)
 
     def read_cached(self, length: int, offset: int) -> bytes | None:
         """The same without ever waiting for the disk: None unless memory holds all of it."""
@@ -191,7 +179,7 @@ class Volume:
         self._check(offset, length)
         done = os.pwrite(self._fd, data, offset)
         if done != length:
-            self._write_rest(data, offset, done, 0)
+            write_rest(self._fd, data, offset, done, 0, str(self.path))
 
     def write_through(self, data: Buffer, offset: int) -> None:
         """Write all of ``data`` so that it is on stable storage on return (FUA)."""
@@ -208,59 +196,23 @@ class Volume:
             self.sync_now()
             return
         if done != length:
-            self._write_rest(data, offset, done, os.RWF_DSYNC)
-
-    def _write_rest(self, data: Buffer, offset: int, done: int, flags: int) -> None:
-        """A short write goes on until all is written or the cause of its shortness shows."""
-        with memoryview(data).cast("B") as view:
-            while done < len(view):
-                with view[done:] as rest:
-                    step = os.pwritev(self._fd, (rest,), offset + done, flags)
-                if step == 0:
-                    raise OSError(errno.EIO, "the volume takes no more bytes", str(self.path))
-                done += step
+            write_rest(self._fd, data, offset, done, os.RWF_DSYNC, str(self.path))
 
     def punch(self, offset: int, length: int) -> None:
-        """Make a range read as zeros, giving its space back where the volume can.
-
-        Never BLKDISCARD, after which a device may read as anything: what can be
-        neither punched nor zeroed by the device is overwritten with zeros.
-        """
+        """Make a range read as zeros, giving its space back where the volume can."""
         self._check(offset, length)
-        if length == 0:
-            return
-        code = _punch(self._fd, offset, length)
-        if code == 0:
-            return
-        misaligned = self.is_block_device and code == errno.EINVAL
-        if code not in _CANNOT_PUNCH and not misaligned:
-            raise OSError(code, os.strerror(code), str(self.path))
-        with memoryview(ZEROS) as zeros:
-            end = offset + length
-            while offset < end:
-                step = min(len(ZEROS), end - offset)
-                with zeros[:step] as part:
-                    self.pwrite(part, offset)
-                offset += step
+        if length:
+            unable = _MISALIGNED if self.is_block_device else frozenset()
+            make_zeros(self._fd, offset, length, str(self.path), unable)
 
     def allocated(self, offset: int, length: int) -> tuple[bool, int]:
         """Whether the byte at ``offset`` has space, and for how many bytes that stays so
         (at least 1, ``length`` at the most). In doubt it has."""
-        if not self._seeks_data:
-            return True, length
-        try:
-            data = os.lseek(self._fd, offset, os.SEEK_DATA)
-            if data > offset:
-                return False, min(length, data - offset)
-            hole = os.lseek(self._fd, offset, os.SEEK_HOLE)
-            return True, max(1, min(length, hole - offset))
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return False, length
-            if error.errno not in _CANNOT_SEEK_DATA:
-                raise
+        run = data_run(self._fd, offset, length) if self._seeks_data else None
+        if run is None:
             self._seeks_data = False
             return True, length
+        return run
 
     def is_hole(self, offset: int, length: int) -> bool:
         """True only if the range is known to read as zeros without reading it."""
@@ -390,16 +342,6 @@ def _sync_directory(path: Path) -> None:
         os.close(fd)
 
 
-def _punch(fd: int, offset: int, length: int) -> int:
-    """``fallocate`` with PUNCH_HOLE; the errno, 0 for success."""
-    while True:
-        if _libc.fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, offset, length) == 0:
-            return 0
-        code = ctypes.get_errno()
-        if code != errno.EINTR:
-            return code
-
-
 def _can_punch(path: Path, fd: int) -> bool:
     """Whether a file can be punched.
 
@@ -411,11 +353,11 @@ def _can_punch(path: Path, fd: int) -> bool:
         beside = os.open(path.resolve().parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
             if os.fstat(beside).st_dev == status.st_dev:
-                return _punch(beside, 0, SECTOR_BYTES) == 0
+                return punch_hole(beside, 0, SECTOR_BYTES) == 0
         finally:
             os.close(beside)
     behind = -(-status.st_size // SECTOR_BYTES) * SECTOR_BYTES + MIB
-    able = _punch(fd, behind, SECTOR_BYTES) == 0
+    able = punch_hole(fd, behind, SECTOR_BYTES) == 0
     with contextlib.suppress(OSError):  # another user's file keeps the new one
         os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))
     return able

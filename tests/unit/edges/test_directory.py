@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pratima_iscsi.edges import directory as module
+from pratima_iscsi.edges import file_calls
 from pratima_iscsi.edges.directory import DiskDirectory
 from pratima_iscsi.errors import StateError
 
@@ -103,6 +103,7 @@ def test_short_writes_and_reads_go_on(
     file.pwrite(memoryview(b"0123456789"), 0)
     assert file.pread(12, 0) == b"0123456789\0\0"
     monkeypatch.setattr(os, "pwrite", lambda fd, data, at: 0)
+    monkeypatch.setattr(os, "pwritev", lambda fd, views, at, flags: 0)
     with pytest.raises(OSError, match="takes no more"):
         file.pwrite(b"x", 0)
 
@@ -125,7 +126,7 @@ def test_what_cannot_be_punched_is_overwritten(
 ) -> None:
     file = directory.open("file", create=True)
     file.pwrite(b"x" * 9000, 0)
-    monkeypatch.setattr(module, "_punch", lambda fd, offset, length: code)
+    monkeypatch.setattr(file_calls, "punch_hole", lambda fd, offset, length: code)
     if code == errno.EIO:
         with pytest.raises(OSError):
             file.punch(0, 9000)
@@ -138,9 +139,9 @@ def test_fallocate_goes_on_after_a_signal(
     directory: DiskDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     codes = [errno.EINTR, errno.EIO]
-    monkeypatch.setattr(module, "_fallocate", lambda *arguments: -1)
+    monkeypatch.setattr(file_calls, "_fallocate", lambda *arguments: -1)
     monkeypatch.setattr("ctypes.get_errno", lambda: codes.pop(0))
-    assert module._punch(0, 0, 1) == errno.EIO
+    assert file_calls.punch_hole(0, 0, 1) == errno.EIO
     assert not codes
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pratima_iscsi.blocks import VOLUME_BYTES_MAX
+from pratima_iscsi.edges import file_calls
 from pratima_iscsi.edges import volume as volume_module
 from pratima_iscsi.edges.boot import read_boot_id, same_boot
 from pratima_iscsi.edges.volume import Volume
@@ -255,7 +256,8 @@ def test_punching_nothing_and_beyond_the_end(volume: Volume) -> None:
 def test_what_cannot_be_punched_is_overwritten_with_zeros(
     volume: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(volume_module, "_punch", lambda fd, offset, length: errno.EOPNOTSUPP)
+    for module in (file_calls, volume_module):
+        monkeypatch.setattr(module, "punch_hole", lambda fd, offset, length: errno.EOPNOTSUPP)
     volume.pwrite(b"p" * (3 * MIB), 0)
     volume.punch(1, 2 * MIB + 5)
     assert volume.pread(3 * MIB, 0) == b"p" + bytes(2 * MIB + 5) + b"p" * (MIB - 6)
@@ -265,7 +267,7 @@ def test_what_cannot_be_punched_is_overwritten_with_zeros(
 def test_a_punch_that_fails_is_an_error_and_writes_nothing(
     volume: Volume, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(volume_module, "_punch", lambda fd, offset, length: errno.EIO)
+    monkeypatch.setattr(file_calls, "punch_hole", lambda fd, offset, length: errno.EIO)
     volume.pwrite(b"p" * 512, 0)
     with pytest.raises(OSError) as caught:
         volume.punch(0, 512)

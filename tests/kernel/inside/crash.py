@@ -1,8 +1,9 @@
 """`python -m tests.kernel.inside.crash write|check`: one machine before and after its power cut.
 
-``write`` serves a volume on the machine's own disk through the kernel and writes blocks, each
-flushed, for as long as it lives; what was flushed it notes outside of the machine. ``check``, on
-the same disk after a reboot, serves the volume again and reads what was noted.
+``write`` serves a volume on the machine's own disk over the kernel's iSCSI, set up by the daemon,
+and writes blocks, each flushed, for as long as it lives; what was flushed it notes outside of the
+machine. ``check``, on the same disk after a reboot, starts the same daemon, which brings back what
+the kernel has forgotten, and reads what was noted.
 """
 
 import os
@@ -12,7 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from tests.kernel.inside import mapped, rig
+from pratima_iscsi.control.config import TARGET_PREFIX
+from pratima_iscsi.control.sections import DEFAULT_GROUP
+from tests.kernel.inside import lio, mapped, rig
 
 SHARE: Final = Path("/lab")
 NOTED: Final = "flushed"
@@ -34,14 +37,17 @@ def place(number: int) -> int:
 
 @contextmanager
 def served() -> Iterator[Path]:
-    """The volume on the machine's disk, as a disk of the kernel's target."""
+    """The volume on the machine's disk, as a disk of its own initiator."""
     rig.run("modprobe", "virtio_blk")
     rig.until(DISK.exists, rig.DISK_SECONDS, "the disk is there")
     if not rig.run("blkid", str(DISK), check=False):
         rig.run("mkfs.ext4", "-q", "-F", str(DISK))
-    with mapped.mounted(DISK, Path("/mnt/own")) as directory, rig.Handler(directory, [SIZE]) as own:
+    with (
+        mapped.mounted(DISK, Path("/mnt/own")) as directory,
+        rig.Handler(directory, [SIZE], lio_setup=True) as own,
+    ):
         own.start()
-        with rig.devices(own.state, [SIZE]) as made, rig.loopback(made) as (disk,):
+        with lio.login(TARGET_PREFIX + DEFAULT_GROUP, rig.serials(own.state, 1)) as (disk,):
             yield disk
 
 

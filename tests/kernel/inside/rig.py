@@ -68,11 +68,14 @@ class Handler(Daemon):
         sizes: Sequence[int],
         options: Sequence[str] = (),
         volumes: Sequence[Path] | None = None,
+        *,
+        lio_setup: bool = False,
     ) -> None:
         self.state = directory / "primary-state"
         self.volumes = list(volumes or (directory / f"volume{i}.img" for i in range(len(sizes))))
         command = [*PRATIMA, "serve", "--state", str(self.state), "--front-end", "tcmu"]
-        command.append("--no-lio-setup")
+        if not lio_setup:
+            command.append("--no-lio-setup")
         for volume in self.volumes:
             command += ["--volume", str(volume)]
         for size in sizes if volumes is None else ():

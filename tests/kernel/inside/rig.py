@@ -28,15 +28,13 @@ from pratima_iscsi.control.status import GroupStatus
 from pratima_iscsi.replication.states import LinkState
 from pratima_iscsi.scsi.device import unit_serial
 from pratima_iscsi.tcmu.names import device_config
-from tests.torture.daemons import PRATIMA, Daemon, wait_until
+from tests.torture.daemons import PRATIMA, START_SECONDS, Daemon, wait_until
 
 MIB: Final = 1 << 20
 IQN: Final = "iqn.2026-11.org.example:lab"
 LOOP_WWN: Final = "naa.5001405{:09x}"
 INITIATOR: Final = "iqn.2026-11.org.example:lab"
 COMMAND_SECONDS: Final = 120
-START_SECONDS: Final = 120.0
-"""A program that starts in two seconds takes ten times as long in an emulated, busy machine."""
 DISK_SECONDS: Final = 60.0
 CAUGHT_UP_SECONDS: Final = 90.0
 COMMAND_TIMEOUT_SECONDS: Final = 180
@@ -241,12 +239,13 @@ def iscsi_login(made: Devices) -> Iterator[list[Path]]:
 
 
 def disk_with_serial(serial: str) -> Path:
-    """The disk whose VPD page 80h says this serial, when it has appeared."""
+    """The disk whose VPD page 80h says this serial, when it has appeared and can be opened."""
 
     def found() -> Path | None:
         for disk in Path("/sys/block").glob("sd*"):
             with contextlib.suppress(OSError):
                 if serial.encode() in (disk / "device/vpd_pg80").read_bytes():
+                    os.close(os.open(Path("/dev") / disk.name, os.O_RDONLY | os.O_CLOEXEC))
                     return Path("/dev") / disk.name
         return None
 

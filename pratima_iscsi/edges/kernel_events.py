@@ -19,6 +19,8 @@ KERNEL_GROUP: Final = 1
 """Multicast group of the kernel's own device events."""
 RECEIVE_BYTES: Final = 1 << 20
 """Of each socket: a storm of devices must fit, or most of it."""
+SO_RCVBUFFORCE: Final = 33
+"""Python's socket module does not name it."""
 MESSAGE_BYTES: Final = 1 << 16
 MESSAGES_PER_LOOK: Final = 256
 
@@ -51,10 +53,9 @@ def _netlink(protocol: int, groups: int) -> socket.socket:
         socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, protocol
     )
     try:
-        with contextlib.suppress(OSError):  # beyond rmem_max only where we may
-            opened.setsockopt(
-                socket.SOL_SOCKET, getattr(socket, "SO_RCVBUFFORCE", 33), RECEIVE_BYTES
-            )
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
+        with contextlib.suppress(OSError):  # beyond the system's limit only where we may
+            opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BYTES)
         opened.bind((0, groups))
     except OSError:
         opened.close()

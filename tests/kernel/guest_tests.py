@@ -28,6 +28,10 @@ SECONDS_MAX: Final = 600
 """How long one guest's tests may take in all."""
 
 
+MACHINE: Final = lab.Machine(memory="2G", job_seconds_max=SECONDS_MAX)
+"""What a guest of tests is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Skipped:
     """A test that a guest did not run."""
@@ -81,9 +85,3 @@ def outcome(report: str) -> tuple[int, list[Skipped]]:
         for mark in case.iter("skipped")
     ]
     return len(cases) - len(skipped), skipped
-
-
-def run(share: Path, tests: Sequence[str], machine: lab.Machine | None = None) -> None:
-    """Boot one guest, run ``tests`` in it, and fail or skip as they do."""
-    chosen = machine or lab.Machine(memory="2G", job_seconds_max=SECONDS_MAX)
-    judge(share, lab.run_guest(share, jobs(tests), chosen))

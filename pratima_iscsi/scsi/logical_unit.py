@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Final
 
 from pratima_iscsi.operations import Storage
+from pratima_iscsi.scsi.block_range import Handler
 from pratima_iscsi.scsi.cdb import LONGEST_FIXED_CDB, SHORTEST_CDB
 from pratima_iscsi.scsi.device import Device
-from pratima_iscsi.scsi.opcodes import BY_CODE, SERVICE_ACTION_OPCODES, Command, Handler, find
+from pratima_iscsi.scsi.opcodes import BY_CODE, SERVICE_ACTION_OPCODES, Command, find
 from pratima_iscsi.scsi.reservations import Conflict
 from pratima_iscsi.scsi.sense import (
     INVALID_FIELD_IN_CDB,

@@ -5,19 +5,18 @@ are looked at; its length is the CDB's. One rule: a command exists here or not a
 """
 
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from pratima_iscsi.scsi import capacity, inquiry, mode, provisioning, read_write, verify
 from pratima_iscsi.scsi import reservation_commands as reservation
+from pratima_iscsi.scsi.block_range import Handler, by_6, by_10, by_12, by_16
 from pratima_iscsi.scsi.cdb import SERVICE_ACTION, integer
 from pratima_iscsi.scsi.device import Device
 from pratima_iscsi.scsi.reservations import Access
 from pratima_iscsi.scsi.sense import INVALID_FIELD_IN_CDB, LUNS_CHANGED, NO_SENSE, CheckCondition
 from pratima_iscsi.scsi.task import Aborted, Task
-
-Handler = Callable[[Device, Task], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,8 +229,8 @@ _LBA_10, _LBA_16 = "FFFFFFFF", "FFFFFFFFFFFFFFFF"
 COMMANDS: Final[tuple[Command, ...]] = (
     _command("TEST UNIT READY", "00 00 00 00 00 00", _INFORM, test_unit_ready),
     _command("REQUEST SENSE", "03 01 00 00 FF 00", _FREE, request_sense),
-    _command("READ(6)", "08 1F FF FF FF 00", _READ, read_write.read_6),
-    _command("WRITE(6)", "0A 1F FF FF FF 00", _WRITE, read_write.write_6),
+    _command("READ(6)", "08 1F FF FF FF 00", _READ, by_6(read_write.read)),
+    _command("WRITE(6)", "0A 1F FF FF FF 00", _WRITE, by_6(read_write.write)),
     _command("INQUIRY", "12 03 FF FF FF 00", _FREE, inquiry.inquiry),
     _command("MODE SELECT(6)", "15 11 00 00 FF 00", _WRITE, mode.mode_select_6),
     _command("RESERVE(6)", "16 1F 00 00 00 00", _INFORM, reservation.reserve),
@@ -240,20 +239,25 @@ COMMANDS: Final[tuple[Command, ...]] = (
     _command("START STOP UNIT", "1B 01 00 00 F7 00", _INFORM, start_stop_unit),
     _command("PREVENT ALLOW MEDIUM REMOVAL", "1E 00 00 00 03 00", _INFORM, prevent_allow),
     _command("READ CAPACITY(10)", "25" + "00" * 9, _INFORM, capacity.read_capacity_10),
-    _command("READ(10)", f"28 F8 {_LBA_10} 00 FFFF 00", _READ, read_write.read_10),
-    _command("WRITE(10)", f"2A F8 {_LBA_10} 00 FFFF 00", _WRITE, read_write.write_10),
+    _command("READ(10)", f"28 F8 {_LBA_10} 00 FFFF 00", _READ, by_10(read_write.read)),
+    _command("WRITE(10)", f"2A F8 {_LBA_10} 00 FFFF 00", _WRITE, by_10(read_write.write)),
     _command(
-        "WRITE AND VERIFY(10)", f"2E F6 {_LBA_10} 00 FFFF 00", _WRITE, verify.write_and_verify_10
+        "WRITE AND VERIFY(10)",
+        f"2E F6 {_LBA_10} 00 FFFF 00",
+        _WRITE,
+        by_10(verify.write_and_verify),
     ),
-    _command("VERIFY(10)", f"2F F6 {_LBA_10} 00 FFFF 00", _READ, verify.verify_10),
-    _command("PRE-FETCH(10)", f"34 02 {_LBA_10} 00 FFFF 00", _READ, read_write.prefetch_10),
+    _command("VERIFY(10)", f"2F F6 {_LBA_10} 00 FFFF 00", _READ, by_10(verify.verify)),
+    _command("PRE-FETCH(10)", f"34 02 {_LBA_10} 00 FFFF 00", _READ, by_10(read_write.prefetch)),
     _command(
         "SYNCHRONIZE CACHE(10)",
         f"35 02 {_LBA_10} 00 FFFF 00",
         _WRITE,
-        read_write.synchronize_cache_10,
+        by_10(read_write.synchronize_cache),
     ),
-    _command("WRITE SAME(10)", f"41 FF {_LBA_10} 00 FFFF 00", _WRITE, provisioning.write_same_10),
+    _command(
+        "WRITE SAME(10)", f"41 FF {_LBA_10} 00 FFFF 00", _WRITE, by_10(provisioning.write_same_10)
+    ),
     _command("UNMAP", "42 01 00000000 00 FFFF 00", _WRITE, provisioning.unmap, thin_only=True),
     _command("MODE SELECT(10)", "55 11 0000000000 FFFF 00", _WRITE, mode.mode_select_10),
     _command("RESERVE(10)", "56 1F 0000000000 0000 00", _INFORM, reservation.reserve),
@@ -282,31 +286,31 @@ COMMANDS: Final[tuple[Command, ...]] = (
             (0x06, "REGISTER AND IGNORE EXISTING KEY", reservation.register_and_ignore),
         )
     ),
-    _command("READ(16)", f"88 F8 {_LBA_16} FFFFFFFF 00 00", _READ, read_write.read_16),
+    _command("READ(16)", f"88 F8 {_LBA_16} FFFFFFFF 00 00", _READ, by_16(read_write.read)),
     _command(
         "COMPARE AND WRITE",
         f"89 F8 {_LBA_16} 000000 FF 00 00",
         _WRITE,
         read_write.compare_and_write,
     ),
-    _command("WRITE(16)", f"8A F8 {_LBA_16} FFFFFFFF 00 00", _WRITE, read_write.write_16),
-    _command("ORWRITE(16)", f"8B F8 {_LBA_16} FFFFFFFF 00 00", _WRITE, read_write.orwrite_16),
+    _command("WRITE(16)", f"8A F8 {_LBA_16} FFFFFFFF 00 00", _WRITE, by_16(read_write.write)),
+    _command("ORWRITE(16)", f"8B F8 {_LBA_16} FFFFFFFF 00 00", _WRITE, by_16(read_write.orwrite)),
     _command(
         "WRITE AND VERIFY(16)",
         f"8E F6 {_LBA_16} FFFFFFFF 00 00",
         _WRITE,
-        verify.write_and_verify_16,
+        by_16(verify.write_and_verify),
     ),
-    _command("VERIFY(16)", f"8F F6 {_LBA_16} FFFFFFFF 00 00", _READ, verify.verify_16),
-    _command("PRE-FETCH(16)", f"90 02 {_LBA_16} FFFFFFFF 00 00", _READ, read_write.prefetch_16),
+    _command("VERIFY(16)", f"8F F6 {_LBA_16} FFFFFFFF 00 00", _READ, by_16(verify.verify)),
+    _command("PRE-FETCH(16)", f"90 02 {_LBA_16} FFFFFFFF 00 00", _READ, by_16(read_write.prefetch)),
     _command(
         "SYNCHRONIZE CACHE(16)",
         f"91 02 {_LBA_16} FFFFFFFF 00 00",
         _WRITE,
-        read_write.synchronize_cache_16,
+        by_16(read_write.synchronize_cache),
     ),
     _command(
-        "WRITE SAME(16)", f"93 FF {_LBA_16} FFFFFFFF 00 00", _WRITE, provisioning.write_same_16
+        "WRITE SAME(16)", f"93 FF {_LBA_16} FFFFFFFF 00 00", _WRITE, by_16(provisioning.write_same)
     ),
     _command(
         "READ CAPACITY(16)",
@@ -337,15 +341,15 @@ COMMANDS: Final[tuple[Command, ...]] = (
         report_supported_task_management,
         0x0D,
     ),
-    _command("READ(12)", f"A8 F8 {_LBA_10} FFFFFFFF 00 00", _READ, read_write.read_12),
-    _command("WRITE(12)", f"AA F8 {_LBA_10} FFFFFFFF 00 00", _WRITE, read_write.write_12),
+    _command("READ(12)", f"A8 F8 {_LBA_10} FFFFFFFF 00 00", _READ, by_12(read_write.read)),
+    _command("WRITE(12)", f"AA F8 {_LBA_10} FFFFFFFF 00 00", _WRITE, by_12(read_write.write)),
     _command(
         "WRITE AND VERIFY(12)",
         f"AE F6 {_LBA_10} FFFFFFFF 00 00",
         _WRITE,
-        verify.write_and_verify_12,
+        by_12(verify.write_and_verify),
     ),
-    _command("VERIFY(12)", f"AF F6 {_LBA_10} FFFFFFFF 00 00", _READ, verify.verify_12),
+    _command("VERIFY(12)", f"AF F6 {_LBA_10} FFFFFFFF 00 00", _READ, by_12(verify.verify)),
 )
 
 BY_CODE: Final[Mapping[tuple[int, int | None], Command]] = {

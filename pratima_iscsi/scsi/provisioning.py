@@ -10,7 +10,7 @@ from typing import Final
 
 from pratima_iscsi.limits import LBA_STATUS_DESCRIPTORS_MAX, UNMAP_DESCRIPTORS_MAX
 from pratima_iscsi.operations import Buffer
-from pratima_iscsi.scsi.cdb import CDB_10, CDB_16, PROTECT, integer
+from pratima_iscsi.scsi.cdb import PROTECT, integer
 from pratima_iscsi.scsi.device import Device
 from pratima_iscsi.scsi.read_write import PROTECTED, exactly
 from pratima_iscsi.scsi.sense import (
@@ -111,22 +111,17 @@ def _joined(extents: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
         yield begin, end - begin
 
 
-def write_same_10(device: Device, task: Task) -> None:
-    """WRITE SAME(10) (41h)."""
-    _, flags, lba, _, count, _ = CDB_10.unpack_from(task.cdb)
+def write_same_10(device: Device, task: Task, flags: int, lba: int, count: int) -> None:
+    """WRITE SAME(10) (41h): the one below, but that it always has data."""
     if flags & NDOB:
         raise CheckCondition(INVALID_FIELD_IN_CDB.at(1))
-    _write_same(device, task, flags, lba, count)
+    write_same(device, task, flags, lba, count)
 
 
-def write_same_16(device: Device, task: Task) -> None:
-    """WRITE SAME(16) (93h)."""
-    _, flags, lba, count, _, _ = CDB_16.unpack_from(task.cdb)
-    _write_same(device, task, flags, lba, count)
+def write_same(device: Device, task: Task, flags: int, lba: int, count: int) -> None:
+    """WRITE SAME(16) (93h).
 
-
-def _write_same(device: Device, task: Task, flags: int, lba: int, count: int) -> None:
-    """Zeros become a range of zeros, whether UNMAP is set or not.
+    Zeros become a range of zeros, whether UNMAP is set or not.
 
     Another pattern is written out: with UNMAP it must read back as that pattern too (SBC-3 5.49).
     0 blocks, which could mean all to the end, are refused (WSNZ=1).

@@ -6,7 +6,7 @@ storage calls; the task is the state.
 
 from pratima_iscsi.limits import PREFETCH_BYTES_MAX
 from pratima_iscsi.operations import Buffer
-from pratima_iscsi.scsi.cdb import CDB_6, CDB_10, CDB_12, CDB_16, FUA, LBA_6_MASK, PROTECT
+from pratima_iscsi.scsi.cdb import CDB_16, FUA, PROTECT
 from pratima_iscsi.scsi.device import Device
 from pratima_iscsi.scsi.sense import (
     INVALID_FIELD_IN_CDB,
@@ -17,61 +17,14 @@ from pratima_iscsi.scsi.sense import (
     CheckCondition,
     write_failure,
 )
-from pratima_iscsi.scsi.task import WRITE_6_ZERO_MEANS, Task
+from pratima_iscsi.scsi.task import Task
 
 PROTECTED = INVALID_FIELD_IN_CDB.at(1)
 """RDPROTECT, WRPROTECT or VRPROTECT is not 0."""
 
 
-def read_6(device: Device, task: Task) -> None:
-    """READ(6) (08h): length 0 means 256 blocks."""
-    word, count, _ = CDB_6.unpack_from(task.cdb)
-    _read(device, task, 0, word & LBA_6_MASK, count or WRITE_6_ZERO_MEANS)
-
-
-def read_10(device: Device, task: Task) -> None:
-    """READ(10) (28h)."""
-    _, flags, lba, _, count, _ = CDB_10.unpack_from(task.cdb)
-    _read(device, task, flags, lba, count)
-
-
-def read_12(device: Device, task: Task) -> None:
-    """READ(12) (A8h)."""
-    _, flags, lba, count, _, _ = CDB_12.unpack_from(task.cdb)
-    _read(device, task, flags, lba, count)
-
-
-def read_16(device: Device, task: Task) -> None:
-    """READ(16) (88h)."""
-    _, flags, lba, count, _, _ = CDB_16.unpack_from(task.cdb)
-    _read(device, task, flags, lba, count)
-
-
-def write_6(device: Device, task: Task) -> None:
-    """WRITE(6) (0Ah): length 0 means 256 blocks."""
-    word, count, _ = CDB_6.unpack_from(task.cdb)
-    _write(device, task, 0, word & LBA_6_MASK, count or WRITE_6_ZERO_MEANS)
-
-
-def write_10(device: Device, task: Task) -> None:
-    """WRITE(10) (2Ah)."""
-    _, flags, lba, _, count, _ = CDB_10.unpack_from(task.cdb)
-    _write(device, task, flags, lba, count)
-
-
-def write_12(device: Device, task: Task) -> None:
-    """WRITE(12) (AAh)."""
-    _, flags, lba, count, _, _ = CDB_12.unpack_from(task.cdb)
-    _write(device, task, flags, lba, count)
-
-
-def write_16(device: Device, task: Task) -> None:
-    """WRITE(16) (8Ah)."""
-    _, flags, lba, count, _, _ = CDB_16.unpack_from(task.cdb)
-    _write(device, task, flags, lba, count)
-
-
-def _read(device: Device, task: Task, flags: int, lba: int, count: int) -> None:
+def read(device: Device, task: Task, flags: int, lba: int, count: int) -> None:
+    """READ(6), (10), (12) and (16) (08h, 28h, A8h, 88h)."""
     if flags & PROTECT:
         raise CheckCondition(PROTECTED)
     blocks = device.blocks
@@ -101,7 +54,8 @@ def _read_through(device: Device, task: Task, offset: int, length: int) -> None:
     device.storage.flush(flushed)
 
 
-def _write(device: Device, task: Task, flags: int, lba: int, count: int) -> None:
+def write(device: Device, task: Task, flags: int, lba: int, count: int) -> None:
+    """WRITE(6), (10), (12) and (16) (0Ah, 2Ah, AAh, 8Ah)."""
     if flags & PROTECT:
         raise CheckCondition(PROTECTED)
     blocks = device.blocks
@@ -129,9 +83,8 @@ def exactly(data: Buffer, length: int) -> Buffer:
     return data if len(data) == length else memoryview(data)[:length]
 
 
-def orwrite_16(device: Device, task: Task) -> None:
+def orwrite(device: Device, task: Task, flags: int, lba: int, count: int) -> None:
     """ORWRITE(16) (8Bh): one atomic step."""
-    _, flags, lba, count, _, _ = CDB_16.unpack_from(task.cdb)
     if flags & PROTECT:
         raise CheckCondition(PROTECTED)
     device.check_range(lba, count)
@@ -204,38 +157,18 @@ def first_difference(one: bytes, other: bytes) -> int:
     return low
 
 
-def synchronize_cache_10(device: Device, task: Task) -> None:
-    """SYNCHRONIZE CACHE(10) (35h)."""
-    _, _, lba, _, count, _ = CDB_10.unpack_from(task.cdb)
-    _synchronize(device, task, lba, count)
+def synchronize_cache(device: Device, task: Task, flags: int, lba: int, count: int) -> None:
+    """SYNCHRONIZE CACHE(10) and (16) (35h, 91h).
 
-
-def synchronize_cache_16(device: Device, task: Task) -> None:
-    """SYNCHRONIZE CACHE(16) (91h)."""
-    _, _, lba, count, _, _ = CDB_16.unpack_from(task.cdb)
-    _synchronize(device, task, lba, count)
-
-
-def _synchronize(device: Device, task: Task, lba: int, count: int) -> None:
-    """Flush the whole volume, whatever the range; IMMED only allows an earlier answer."""
+    Flushes the whole volume, whatever the range; IMMED only allows an earlier answer.
+    """
     device.check_range(lba, count)
     device.storage.flush(task.write_settled)
 
 
-def prefetch_10(device: Device, task: Task) -> None:
-    """PRE-FETCH(10) (34h)."""
-    _, _, lba, _, count, _ = CDB_10.unpack_from(task.cdb)
-    _prefetch(device, task, lba, count)
-
-
-def prefetch_16(device: Device, task: Task) -> None:
-    """PRE-FETCH(16) (90h)."""
-    _, _, lba, count, _, _ = CDB_16.unpack_from(task.cdb)
-    _prefetch(device, task, lba, count)
-
-
-def _prefetch(device: Device, task: Task, lba: int, count: int) -> None:
-    """Read the beginning of the range, so that the page cache has it.
+def prefetch(device: Device, task: Task, flags: int, lba: int, count: int) -> None:
+    """PRE-FETCH(10) and (16) (34h, 90h): read the beginning of the range, so that the page cache
+    has it.
 
     GOOD and not CONDITION MET: nobody promises that it stays there.
     """

@@ -5,14 +5,7 @@ One rule: what is compared is copied first, for the front end reuses its buffer.
 
 from typing import Final
 
-from pratima_iscsi.scsi.cdb import (
-    BYTCHK_MASK,
-    BYTCHK_SHIFT,
-    CDB_10,
-    CDB_12,
-    CDB_16,
-    PROTECT,
-)
+from pratima_iscsi.scsi.cdb import BYTCHK_MASK, BYTCHK_SHIFT, PROTECT
 from pratima_iscsi.scsi.device import Device
 from pratima_iscsi.scsi.read_write import PROTECTED, exactly
 from pratima_iscsi.scsi.sense import INVALID_FIELD_IN_CDB, CheckCondition, write_failure
@@ -22,26 +15,11 @@ from pratima_iscsi.scsi.task import BYTCHK_ALL, BYTCHK_ONE, Task
 BYTCHK_NONE: Final = 0
 
 
-def verify_10(device: Device, task: Task) -> None:
-    """VERIFY(10) (2Fh)."""
-    _, flags, lba, _, count, _ = CDB_10.unpack_from(task.cdb)
-    _verify(device, task, flags, lba, count)
+def verify(device: Device, task: Task, flags: int, lba: int, count: int) -> None:
+    """VERIFY(10), (12) and (16) (2Fh, AFh, 8Fh).
 
-
-def verify_12(device: Device, task: Task) -> None:
-    """VERIFY(12) (AFh)."""
-    _, flags, lba, count, _, _ = CDB_12.unpack_from(task.cdb)
-    _verify(device, task, flags, lba, count)
-
-
-def verify_16(device: Device, task: Task) -> None:
-    """VERIFY(16) (8Fh)."""
-    _, flags, lba, count, _, _ = CDB_16.unpack_from(task.cdb)
-    _verify(device, task, flags, lba, count)
-
-
-def _verify(device: Device, task: Task, flags: int, lba: int, count: int) -> None:
-    """BYTCHK 0: the blocks can be read; 1: they equal data-out; 3: each equals its one block."""
+    BYTCHK 0: the blocks can be read; 1: they equal data-out; 3: each equals its one block.
+    """
     if flags & PROTECT:
         raise CheckCondition(PROTECTED)
     device.check_range(lba, count)
@@ -59,26 +37,9 @@ def _verify(device: Device, task: Task, flags: int, lba: int, count: int) -> Non
     Verification(device, task, lba << device.block_shift, length, expected).start()
 
 
-def write_and_verify_10(device: Device, task: Task) -> None:
-    """WRITE AND VERIFY(10) (2Eh)."""
-    _, flags, lba, _, count, _ = CDB_10.unpack_from(task.cdb)
-    _write_and_verify(device, task, flags, lba, count)
-
-
-def write_and_verify_12(device: Device, task: Task) -> None:
-    """WRITE AND VERIFY(12) (AEh)."""
-    _, flags, lba, count, _, _ = CDB_12.unpack_from(task.cdb)
-    _write_and_verify(device, task, flags, lba, count)
-
-
-def write_and_verify_16(device: Device, task: Task) -> None:
-    """WRITE AND VERIFY(16) (8Eh)."""
-    _, flags, lba, count, _, _ = CDB_16.unpack_from(task.cdb)
-    _write_and_verify(device, task, flags, lba, count)
-
-
-def _write_and_verify(device: Device, task: Task, flags: int, lba: int, count: int) -> None:
-    """Write to the medium, then read it back; with BYTCHK=1 compare."""
+def write_and_verify(device: Device, task: Task, flags: int, lba: int, count: int) -> None:
+    """WRITE AND VERIFY(10), (12) and (16) (2Eh, AEh, 8Eh): write to the medium, then read it back;
+    with BYTCHK=1 compare."""
     if flags & PROTECT:
         raise CheckCondition(PROTECTED)
     device.check_range(lba, count)

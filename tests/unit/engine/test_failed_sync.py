@@ -1,0 +1,71 @@
+"""A sync that fails inside a FUA operation: the volume takes no more writes, as after a flush."""
+
+import asyncio
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pratima_iscsi.backstore import Backstore, GroupOptions
+from pratima_iscsi.edges.volume import Volume
+from pratima_iscsi.engine.local_volume import LocalVolume
+from pratima_iscsi.operations import RecordKind, SyncError
+from pratima_iscsi.replication.messages import VolumeOffer
+from pratima_iscsi.replication.operation import Operation
+from pratima_iscsi.replication.source_state import SourceState
+
+SIZE = 1 << 20
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> Iterator[LocalVolume]:
+    loop = asyncio.new_event_loop()
+    opened = LocalVolume(Volume.open(tmp_path / "volume", size=SIZE), loop, "test")
+    yield opened
+    opened.close()
+    loop.close()
+
+
+def fua_zero() -> Operation:
+    return Operation(RecordKind.ZERO, 0, 0, 4096, fua=True)
+
+
+def fua_write() -> Operation:
+    return Operation(RecordKind.WRITE, 0, 0, 4096, bytes(4096), fua=True)
+
+
+def fails(*arguments: object) -> int:
+    raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.mark.parametrize("make", [fua_zero, fua_write])
+def test_a_sync_that_fails_in_an_operation_is_told_apart_from_a_failed_write(
+    local: LocalVolume, monkeypatch: pytest.MonkeyPatch, make: type[Operation]
+) -> None:
+    monkeypatch.setattr(os, "fdatasync", fails)
+    monkeypatch.setattr(os, "pwritev", fails)
+    operation = make()
+    local._write_all([operation])
+    assert isinstance(operation.error, SyncError) and operation.error.errno == errno.EIO
+
+
+def test_a_zeroing_that_fails_before_its_sync_is_a_failed_write(local: LocalVolume) -> None:
+    operation = Operation(RecordKind.ZERO, 0, SIZE, 4096, fua=True)
+    local._write_all([operation])
+    assert operation.error is not None and not isinstance(operation.error, SyncError)
+
+
+@pytest.mark.parametrize("error", [SyncError(errno.EIO, "lost"), OSError(errno.ENOSPC, "full")])
+def test_only_a_failed_sync_fails_the_volume(error: OSError) -> None:
+    offer = VolumeOffer("v", SIZE)
+    backstore = Backstore(GroupOptions((offer,)), SourceState(b"g" * 16, "g", b"n" * 16))
+    backstore.submit([operation := fua_zero()], 0.0)
+    backstore.generation_persisted(0.0)
+    operation.error = error
+    backstore.local_done([operation], 0.0)
+    failed = isinstance(error, SyncError)
+    assert backstore.failed_volumes == (frozenset({0}) if failed else frozenset())
+    backstore.submit([later := fua_write()], 0.0)
+    assert (later.error is not None) == failed

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pratima_iscsi.edges import lio_steps as steps
@@ -344,6 +344,7 @@ owneds = st.builds(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(founds(), wanteds, owneds)
 def test_any_plan_can_be_carried_out_leads_there_and_leaves_strangers_alone(
     found: Kernel, wanted: Kernel, owned: Owned

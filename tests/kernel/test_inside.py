@@ -23,8 +23,7 @@ PROGRAMS: Final = lab.PROGRAMS | {
 }
 GROUPS: Final = {
     "lab": ("test_lab.py",),
-    "lio": ("test_lio.py",),
-    "page": ("test_page.py",),
+    "lio": ("test_lio.py", "test_page.py"),
     "lio-faults": ("test_lio_faults.py",),
     "tcmu": ("test_tcmu.py",),
     "killed": ("test_killed.py",),

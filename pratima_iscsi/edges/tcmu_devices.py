@@ -65,6 +65,7 @@ class TcmuDevices:
         self._retry_seconds = TCMU_RETRY_SECONDS_MIN
         self._beat = time.monotonic()
         """When the loop was last known to turn."""
+        self._closed = False
         self._complained: dict[int, str] = {}
         """What was last said of a device that could not be attached."""
 
@@ -94,7 +95,8 @@ class TcmuDevices:
             await self._stop([d for d in self.devices.values() if d.served is served])
 
     async def close(self) -> None:
-        """Let all devices go."""
+        """Let all devices go, for good."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -136,6 +138,8 @@ class TcmuDevices:
     def scan(self) -> None:
         """Attach what is there and wanted, let go what is not there any more, come again."""
         self.beat()
+        if self._closed:
+            return
         found = our_devices(self.places)
         for number, device in list(self.devices.items()):
             if found.get(number) != device.name:
@@ -221,13 +225,13 @@ class Device:
         """The unit's size that the kernel was last compared with."""
         self._poll = len(os.sched_getaffinity(0)) > 1
         self._file = UioDevice(number, name, devices.places)
-        try:
+        with contextlib.ExitStack() as opened:
+            opened.callback(self._file.close)
             self.ring = Ring(self._file.area, memory_barrier())
             self.session = Session(self.ring, served.unit, self._wake)
+            opened.callback(self.session.close)
             self._file.unblock()
-        except BaseException:
-            self._file.close()
-            raise
+            opened.pop_all()
         self._loop.add_reader(self._file.fd, self._readable)
 
     @property

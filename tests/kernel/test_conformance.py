@@ -24,7 +24,7 @@ SUITES: Final = (
         for name in (
             *("Inquiry", "Mandatory", "ModeSense6", "TestUnitReady", "ReadCapacity10"),
             *("ReadCapacity16", "ReportSupportedOpcodes", "Read10", "Read16", "Write10", "Write16"),
-            *("Verify10", "WriteVerify10", "WriteSame10", "Unmap", "GetLBAStatus"),
+            *("Verify10", "WriteVerify10", "Unmap", "GetLBAStatus"),
             *("Reserve6", "ProutRegister", "ProutReserve", "ProutPreempt", "PrinReadKeys"),
         )
     ),
@@ -32,7 +32,7 @@ SUITES: Final = (
 """What passes through other hands here than before the portal: sessions, reservations and lengths.
 An emulated kernel takes too long for all suites."""
 IQN: Final = "iqn.2026-11.org.example:lab"
-SECONDS_MAX: Final = 120.0
+SECONDS_MAX: Final = 180.0
 """For one suite."""
 
 SERVED_SECONDS_MAX: Final = 1400

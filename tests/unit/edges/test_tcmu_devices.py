@@ -256,6 +256,25 @@ async def test_a_ring_that_fills_again_at_once_is_served_without_being_woken(
 
 
 @on_loop
+async def test_a_device_that_vanishes_as_it_is_attached_leaves_no_nexus_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(monkeypatch)
+    await bench.devices.withdraw(SERIAL)
+    assert not list(bench.served.unit.attentions)
+
+    def vanished(device: FakeDevice) -> None:
+        raise OSError(errno.ENODEV, "gone")
+
+    monkeypatch.setattr(FakeDevice, "unblock", vanished)
+    bench.devices.serve(bench.served)
+    bench.devices.scan()
+    assert bench.file.fd == -1
+    assert not list(bench.served.unit.attentions)
+    await bench.devices.close()
+
+
+@on_loop
 async def test_what_lay_in_the_ring_while_the_process_stood_still_is_not_executed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -25,7 +25,7 @@ SUITES: Final = (
             *("Inquiry", "Mandatory", "ModeSense6", "TestUnitReady", "ReadCapacity10"),
             *("ReadCapacity16", "ReportSupportedOpcodes", "Read10", "Read16", "Write10", "Write16"),
             *("Verify10", "WriteVerify10", "Unmap", "GetLBAStatus"),
-            *("Reserve6", "ProutRegister", "ProutReserve", "ProutPreempt", "PrinReadKeys"),
+            *("ProutRegister", "ProutReserve", "ProutPreempt", "PrinReadKeys"),
         )
     ),
 )

@@ -1,8 +1,9 @@
 # Makes the guest a target and an initiator of its own: modules, configfs, open-iscsi.
 PS4='+$EPOCHREALTIME '
 set -euxo pipefail
-# Where LIO keeps what outlives it; the directories must be there before its module is loaded.
-mkdir -p /etc/target /etc/rtslib-fb-target/backup /var/target/pr /var/target/alua
+# Where LIO keeps what outlives it; rtslib moves it from /var to /etc if it can. Without a directory
+# pr the kernel refuses persistent reservations.
+mkdir -p /etc/target/{pr,alua} /etc/rtslib-fb-target/backup /var/target/{pr,alua}
 modprobe -a configfs target_core_mod target_core_user target_core_file target_core_iblock \
     tcm_loop iscsi_target_mod iscsi_tcp sd_mod loop ext4 dm-flakey dm-log-writes
 mountpoint -q /sys/kernel/config || mount -t configfs configfs /sys/kernel/config

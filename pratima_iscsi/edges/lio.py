@@ -4,6 +4,7 @@ Every call may block, in a bad hour until a command times out; so a thread that 
 makes them, one at a time. One rule: nothing is decided here; ``edges.lio_plan`` has decided.
 """
 
+import contextlib
 import ipaddress
 import os
 import socket
@@ -167,6 +168,10 @@ def _root() -> Any:
             "ignore"
         )  # It would rather have another dbroot: the one there is does.
         root = RTSRoot()
+    for name in ("pr", "alua"):
+        # Without them the kernel refuses persistent reservations that are to outlive it.
+        with contextlib.suppress(OSError):
+            (Path(root.dbroot) / name).mkdir(mode=0o700, parents=True, exist_ok=True)
     root.invalidate_caches()
     return root
 

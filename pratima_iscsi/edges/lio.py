@@ -168,10 +168,10 @@ def _root() -> Any:
             "ignore"
         )  # It would rather have another dbroot: the one there is does.
         root = RTSRoot()
-    for name in ("pr", "alua"):
+    for kept in ("pr", "alua"):
         # Without them the kernel refuses persistent reservations that are to outlive it.
         with contextlib.suppress(OSError):
-            (Path(root.dbroot) / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+            (Path(root.dbroot) / kept).mkdir(mode=0o700, parents=True, exist_ok=True)
     root.invalidate_caches()
     return root
 

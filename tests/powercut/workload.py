@@ -228,12 +228,16 @@ class Frames:
 
     def _resize(self) -> Record:
         volume = self.rng.randrange(len(SIZES))
-        old = len(self.model.volumes[volume])
-        size = min(old + self.rng.randrange(4) * 512, GROWN_BLOCKS_MAX * BLOCK_BYTES)
+        size = self._grow(volume)
         record = make_record(RecordKind.RESIZE, volume, 0, size, sequence=self._next_sequence())
-        self.model.volumes[volume].extend(bytes(size - old))
         self.model.count(record)
         return record
+
+    def _grow(self, volume: int) -> int:
+        old = len(self.model.volumes[volume])
+        size = min(old + self.rng.randrange(4) * 512, GROWN_BLOCKS_MAX * BLOCK_BYTES)
+        self.model.volumes[volume].extend(bytes(size - old))
+        return size
 
     def _generation(self) -> Record:
         here = self.model.history.position
@@ -247,9 +251,12 @@ class Frames:
     def _begin(self, *, direct: bool) -> Record:
         model = self.model
         model.transaction, model.direct = self.rng.getrandbits(64) | 1, direct
+        sizes: tuple[int, ...] = ()
+        if self.rng.random() < 0.5:
+            sizes = tuple(map(self._grow, range(len(SIZES))))
         model.view = None if direct else copy.deepcopy(model.volumes)
         model.consistent = model.consistent and not direct
-        payload = Begin(model.transaction, direct).encode()
+        payload = Begin(model.transaction, direct, sizes).encode()
         return make_record(RecordKind.BEGIN, payload=payload)
 
     def _turn_direct(self) -> Record:

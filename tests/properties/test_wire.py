@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from xxhash import xxh3_64_digest
 
 from pratima_iscsi.errors import RemoteProtocolError
-from pratima_iscsi.limits import BATCH_RECORDS_MAX, FRAME_BYTES_MAX
+from pratima_iscsi.limits import BATCH_RECORDS_MAX, FRAME_BYTES_MAX, VOLUMES_MAX
 from pratima_iscsi.operations import RecordKind
 from pratima_iscsi.positions import Ancestor, History, Position
 from pratima_iscsi.records import Begin, End, GenerationBegin, Record, Verify, make_record
@@ -42,8 +42,10 @@ def records(draw: st.DrawFn) -> Record:
         case RecordKind.RESYNC_ZERO:
             return make_record(kind, volume, offset, draw(OFFSETS))
         case RecordKind.BEGIN:
-            payload = Begin(draw(st.integers(1, (1 << 64) - 1)), draw(st.booleans())).encode()
-            return make_record(kind, payload=payload)
+            sizes = tuple(draw(st.lists(NUMBERS, max_size=VOLUMES_MAX)))
+            begun = Begin(draw(st.integers(1, (1 << 64) - 1)), draw(st.booleans()), sizes)
+            assert Begin.decode(begun.encode()) == begun
+            return make_record(kind, payload=begun.encode())
         case RecordKind.END:
             history = History(Position(draw(NUMBERS), draw(NUMBERS)), (Ancestor(1, -1),))
             return make_record(kind, payload=End(draw(NUMBERS), history, draw(IDS)).encode())

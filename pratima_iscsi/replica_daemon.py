@@ -271,7 +271,8 @@ async def _main(options: ReplicaDaemonOptions) -> int:
     control = ControlServer(answered)
     await control.open(options.state)
     daemon.events.stream.start(publisher.publish, Role.REPLICA, lambda: daemon.status(""))
-    say(f"replica: listening on {options.listen}, data on {options.data_listen}")
+    events = f", events on {publisher.port}" if publisher.port else ""
+    say(f"replica: listening on {options.listen}, data on {options.data_listen}{events}")
     manager = ServiceManager()
     manager.ready()
     await stop.wait()

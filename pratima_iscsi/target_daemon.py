@@ -149,6 +149,8 @@ async def _main(options: ServeOptions) -> int:
             say(f"target: {daemon.front_end.locate(group, lun)}")
     if not daemon.groups:
         say("ready: there is no target yet; pratima target create makes one")
+    if publisher.port is not None:
+        say(f"events: on {publisher.port}")
     manager = ServiceManager()
     manager.ready()
     await stop.wait()

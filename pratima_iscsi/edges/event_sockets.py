@@ -80,6 +80,8 @@ class EventPublisher:
         self._listeners: list[Listener] = []
         self._zap: ZapHandler | None = None
         self._path: Path | None = None
+        self.port: LinkAddress | None = None
+        """Where other machines can listen; None: nowhere."""
 
     def open_local(self, state: Path) -> LinkAddress:
         """Publish on the ipc endpoint of ``state``, which the caller holds locked.
@@ -106,6 +108,7 @@ class EventPublisher:
             except BaseException:
                 self._close_last()
                 raise
+        self.port = listener.address
         return listener.address
 
     def publish(self, event: bytes) -> None:

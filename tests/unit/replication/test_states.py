@@ -115,6 +115,8 @@ EVENTS = (
     "kill",
     "disable",
     "enable",
+    "clean",
+    "clean without proof",
     "resync from primary",
     "degraded",
 )
@@ -158,6 +160,10 @@ def happen(group: Backstore, event: str, now: float) -> None:
             group.disable(0, now)
         case "enable":
             group.enable(0, now)
+        case "clean":
+            group.clean(0, now, proof=True)
+        case "clean without proof":
+            group.clean(0, now, proof=False)
         case "resync from primary":
             group.resync_from_primary(now)
         case "degraded":

@@ -218,7 +218,7 @@ class Applier:
                         hot.sizes[entry.volume] = entry.length
                 if entry.kind in COUNTED and not self.state.transaction:
                     hot.sequence += 1
-                    hot.digest = next_history(hot.digest, bytes(entry.entry), entry.payload)
+                    hot.digest = next_history(hot.digest, entry.entry, entry.payload)
                 hot.incarnation, hot.n, hot.skip = header.incarnation, n, index + 1
         finally:
             self.state = hot.into(self.state)

@@ -74,7 +74,7 @@ class Walk:
                 self.sizes[entry.volume] = entry.length
             if not self.transaction:
                 self.sequence = entry.sequence
-                self.digest = next_history(self.digest, bytes(entry.entry), entry.payload)
+                self.digest = next_history(self.digest, entry.entry, entry.payload)
         elif kind == RecordKind.GENERATION:
             if not self.transaction:
                 self._generation(GenerationBegin.decode(entry.payload).generation)

@@ -161,8 +161,14 @@ def _check(
 def _root() -> Any:
     """The root, with the directory that rtslib wants, and without what it remembers."""
     place = Path(default_save_file).parent
-    for name in (place, place / "pr", place / "alua"):
-        name.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        for name in (place, place / "pr", place / "alua"):
+            name.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StateError(
+            f"LIO wants a directory {place}, which cannot be made: {error.strerror}",
+            f"mkdir -p {place}/pr {place}/alua, as root, and start again",
+        ) from None
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
@@ -305,7 +311,7 @@ def _carry_out(step: steps.Step) -> None:
 
 
 def _create_backstore(wanted: Backstore) -> None:
-    _root()
+    root = _root()
     control = {
         "nl_reply_supported": NO_REPLIES,
         "hw_block_size": wanted.block_bytes,
@@ -318,9 +324,17 @@ def _create_backstore(wanted: Backstore) -> None:
         wwn=wanted.serial,
         hw_max_sectors=wanted.sectors_max,
         control=",".join(f"{key}={value}" for key, value in control.items()),
+        index=_free_index(root),
     )
     device.set_attribute("cmd_time_out", wanted.command_seconds)
     device.set_attribute("tmr_notification", wanted.tells_aborts)
+
+
+def _free_index(root: Any) -> int:
+    """A number for a backstore's directory. rtslib would draw it under a lock in /run, which a unit
+    that may write nowhere cannot have; who is second to take a number gets an error here."""
+    taken = {int(path.name.rpartition("_")[2]) for path in Path(root.path, "core").glob("*_*")}
+    return next(index for index in range(len(taken) + 1) if index not in taken)
 
 
 def _set_chap(owner: Any, chap: Chap) -> None:

@@ -123,7 +123,8 @@ class Portal:
         while self.connections.intersection(leaving):
             self._fewer.clear()
             try:
-                await asyncio.wait_for(self._fewer.wait(), deadline - self._loop.time())
+                async with asyncio.timeout_at(deadline):
+                    await self._fewer.wait()
             except TimeoutError:
                 break
         left = self.connections.intersection(leaving)

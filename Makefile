@@ -41,8 +41,8 @@ format: $(VENV)/.installed-dev ## lay out the sources as `make test` wants them
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
-bench: $(VENV)/.installed-dev ## this target beside tgtd, with and without a replica
-	$(BIN)/python -m benchmarks
+bench: $(VENV)/.installed-dev ## docs/benchmark.md: this target beside tgtd, with and without a replica
+	$(BIN)/python -m benchmarks --write docs/benchmark.md
 
 conformance: $(VENV)/.installed-dev ## docs/conformance.md: libiscsi's suite on this target and on tgtd
 	$(BIN)/python -m tests.conformance --write docs/conformance.md

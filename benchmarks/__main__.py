@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=1, help="of the order and of the blocks hit")
     parser.add_argument("--no-memory", action="store_true", help="leave out the memory bar")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="the report, not to the screen")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every sample there")
     return parser
 
@@ -109,7 +110,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         facts["broken off"] = str(error).splitlines()[0]
     judged = judge(samples, memory, WORKLOADS)
     facts["load afterwards"] = report.machine()["load"]
-    print(report.markdown(samples, memory, judged, WORKLOADS, facts))
+    page = report.markdown(samples, memory, judged, WORKLOADS, facts)
+    if chosen.write is None:
+        print(page)
+    else:
+        chosen.write.write_text(page)
     if chosen.json is not None:
         chosen.json.write_text(json.dumps(report.as_json(samples, memory, judged, facts)))
     if failure:

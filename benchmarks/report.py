@@ -12,6 +12,13 @@ from benchmarks.bars import AGAIN, Judged, Memory, Metric, Ratio, Sample, Verdic
 from benchmarks.client import Workload
 from benchmarks.subjects import ALONE, ASYNC, DEAD, STOPPED, TGTD
 
+_PREFACE: Final = (
+    "Made by `python -m benchmarks` (`make bench` writes this page); `--help` says what can be "
+    "chosen. One client for all: it and the target share processor 0, a replica has processor 1. "
+    "Ratios are taken inside rounds, between neighbours in time, and their median counts; an A/A "
+    "line shows the same target against itself, which is the noise. Absolute figures are one "
+    "machine's and say little; a ratio says how two programs fared side by side on it."
+)
 RATIOS: Final = (
     (TGTD + AGAIN, TGTD, "A/A"),
     (ALONE + AGAIN, ALONE, "A/A"),
@@ -45,7 +52,7 @@ def markdown(
     facts: Mapping[str, str],
 ) -> str:
     """The whole report as people read it."""
-    lines = ["# Benchmark: this target beside tgtd", ""]
+    lines = ["# Benchmark: this target beside tgtd", "", _PREFACE, ""]
     lines += [f"- {name}: {value}" for name, value in facts.items()]
     for name, workload in workloads.items():
         own = [sample for sample in samples if sample.workload == name]

@@ -1,6 +1,7 @@
 """The ordered log and a link's queue: bytes, link sequences, batches, and what a record costs."""
 
 import tracemalloc
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -19,6 +20,7 @@ from pratima_iscsi.records import (
     make_record,
     next_history,
 )
+from pratima_iscsi.replication.operation import Operation
 
 KIB = 1024
 
@@ -105,6 +107,64 @@ def test_batches_keep_order_and_bytes(lengths: list[int], bytes_max: int) -> Non
         assert len(batch) == 1 or sum(len(r.payload) for r in batch) <= bytes_max
         taken += batch
     assert taken == sent
+
+
+def admitted(length: int, sequence: int) -> Operation:
+    """A write of ``length`` bytes as a group admits it."""
+    operation = Operation(RecordKind.WRITE, 0, 512 * sequence, length, bytes([sequence]) * length)
+    operation.sequence = sequence
+    return operation
+
+
+def cost(*operations: Operation) -> int:
+    return sum(len(operation.payload) + RECORD_OVERHEAD_BYTES for operation in operations)
+
+
+def test_the_tail_counts_at_once_and_becomes_records_when_somebody_looks() -> None:
+    log = OrderedLog(1 << 20)
+    queues = [LinkQueue(log), LinkQueue(log)]
+    first, second = admitted(KIB, 1), admitted(2 * KIB, 2)
+    log.admit([first], cost(first), 3.0)
+    log.admit([second], cost(second), 4.0)
+    assert log.bytes == cost(first, second)
+    assert not queues[0].has_backlog
+    assert [record.sequence for record in queues[0].unsent] == [1, 2]
+    assert list(queues[1].unsent) == list(queues[0].unsent)
+    assert queues[1].unsent_at == 3.0
+    assert log.bytes == cost(first, second)
+    assert not log.tail
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda log, queue: log.digest,
+        lambda log, queue: queue.unsent_bytes,
+        lambda log, queue: len(queue),
+        lambda log, queue: queue.end_n,
+        lambda log, queue: queue.drop(sent_too=False),
+        lambda log, queue: queue.append(make_record(RecordKind.FLUSH)),
+        lambda log, queue: queue.take_batch(),
+    ],
+)
+def test_nothing_passes_the_tail_over(look: Callable[[OrderedLog, LinkQueue], object]) -> None:
+    log = OrderedLog(1 << 20)
+    queue = LinkQueue(log)
+    write = admitted(KIB, 1)
+    log.admit([write], cost(write), 0.0)
+    look(log, queue)
+    assert not log.tail
+    assert write.record is not None
+
+
+def test_the_digest_is_the_same_whenever_the_records_are_made() -> None:
+    at_once, later = OrderedLog(1 << 20), OrderedLog(1 << 20)
+    LinkQueue(later)
+    writes = [admitted(512 * at, at) for at in range(1, 5)]
+    for write in writes:
+        at_once.records_of([write])
+        later.admit([write], cost(write), 0.0)
+    assert at_once.digest == later.digest
 
 
 class QueueMachine(RuleBasedStateMachine):

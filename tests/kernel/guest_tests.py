@@ -24,7 +24,7 @@ CHECKOUT: Final = Path(__file__).parents[2]
 INSIDE: Final = Path(__file__).parent / "inside"
 TARGET_SCRIPT: Final = Path(__file__).parent / "guest" / "target.sh"
 REPORT: Final = "report.xml"
-SECONDS_MAX: Final = 600
+SECONDS_MAX: Final = 900
 """How long one guest's tests may take in all."""
 
 

@@ -11,7 +11,7 @@ from tests.kernel.inside.crash import NOTED
 DISK_BYTES: Final = 256 << 20
 FLUSHED_MIN: Final = 200
 
-pytestmark = [pytest.mark.kernel, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(2400)]
 
 
 def test_what_was_flushed_outlives_the_machine(guest_possible: None, tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ def main(words: Sequence[str] | None = None) -> int:
         why = "as it was asked for" if said.standalone else no_lio()
         if not why:
             run_stock(daemons, said.command)
+            return 0
         preferences = Path(os.environ.get(PREFERENCES, "~/.targetcli"))
         standalone.run(daemons, " ".join(said.command), preferences, why)
     except (OperatorError, ExecutionError) as error:
@@ -67,7 +68,10 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def run_stock(daemons: Daemons, words: Sequence[str]) -> None:
-    """Stock targetcli, with its imports only now: the standalone root needs none of them."""
+    """Stock targetcli, with its imports only now: the standalone root needs none of them.
+
+    It returns from a session, and leaves by SystemExit after a line.
+    """
     try:
         stock = importlib.import_module("pratima_targetcli.stock")
     except ModuleNotFoundError as error:

@@ -103,7 +103,7 @@ class Typed(ConfigNode):
     def look(self) -> None:
         """Ask the daemons in the middle of a command, after something was changed."""
         if isinstance(self.shell, LiveShell) and self.shell.live is not None:
-            self.shell.live.look()
+            self.shell.live.look_at_all()
 
     def flag(self, name: str, text: str | None) -> bool:
         """A flag of the command line, ``true`` or ``false``; false unless given."""
@@ -184,7 +184,10 @@ class LiveRoot(Protocol):
     """A root that can look at the daemons."""
 
     def look(self) -> None:
-        """Ask the daemons and bring the tree in line."""
+        """Ask the daemons, and bring what is ours in line."""
+
+    def look_at_all(self) -> None:
+        """The same with all that is in the tree: what a daemon did may show anywhere."""
 
 
 class LiveShell(ConfigShell):

@@ -37,6 +37,8 @@ class Root(Node):
         self.daemons.look()
         self.refresh()
 
+    look_at_all = look
+
     def summary(self) -> Summary:
         """That this is not LIO's tree."""
         return "standalone, without LIO", None

@@ -139,6 +139,11 @@ class Root(ui_root.UIRoot):
             assert isinstance(found, Node)
             found.refresh()
 
+    def look_at_all(self) -> None:
+        """Also LIO's fabrics, in which a daemon may have made a target, or ended one."""
+        self.daemons.look()
+        self.refresh()
+
 
 def _stay(shell: ConfigShell, interactive: bool) -> None:
     shell.log.warning("auto_use_daemon is ignored: targetclid does not know Pratima")
@@ -159,7 +164,7 @@ def install(daemons: Daemons) -> None:
 
 
 def run(daemons: Daemons, words: Sequence[str]) -> None:
-    """Stock targetcli's own ``main`` on ``words``; it leaves by SystemExit."""
+    """Stock targetcli's own ``main`` on ``words``."""
     install(daemons)
     sys.argv[:] = ["pratima-targetcli", *words]
     targetcli_shell.main()

@@ -53,7 +53,7 @@ def jobs(tests: Sequence[str]) -> dict[str, str]:
 def target_jobs(name: str, *arguments: str) -> dict[str, str]:
     """The jobs that make a guest a target and run Python in it, from this checkout."""
     # What the host has compiled a guest need not, each time that a program starts.
-    for package in ("pratima_iscsi", "tests"):
+    for package in ("pratima_iscsi", "targetcli-ext/pratima_targetcli", "tests"):
         compileall.compile_dir(CHECKOUT / package, quiet=1)
     lines = [
         f"export {MARK}=1 PYTHONDONTWRITEBYTECODE=1",

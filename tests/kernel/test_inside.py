@@ -31,6 +31,7 @@ GROUPS: Final = {
     "disks": ("test_disks.py",),
     "task-management": ("test_task_management.py",),
     "growth": ("test_growth.py",),
+    "targetcli": ("test_targetcli.py",),
 }
 """Tests that share a guest: a boot costs ten seconds, and a kernel that dies takes all with it."""
 

@@ -155,6 +155,19 @@ def test_targetclid_is_not_asked(
 
 
 @pytest.mark.usefixtures("kernel")
+def test_a_session_ends_where_it_began(
+    primary: Primary, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(targetcli_shell.TargetCLI.default_prefs, "auto_save_on_exit", False)
+    lines = iter(["/pratima/groups ls", "exit"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    assert main.main(["--state", str(primary.state)]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("targetcli shell version 3.") and "o- default" in said
+    assert "standalone" not in said
+
+
+@pytest.mark.usefixtures("kernel")
 def test_another_targetcli_is_refused(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -478,3 +478,19 @@ def test_a_mark_is_no_link_and_no_pipe(tmp_path: Path) -> None:
     os.mkfifo(path)
     with pytest.raises(OSError, match="no regular file"):
         DegradedMark(tmp_path, "a")
+
+
+def test_a_size_is_remembered_before_the_volume_grows_and_ends_the_spill(tmp_path: Path) -> None:
+    stored(tmp_path)
+    store = SourceStore(tmp_path)
+    assert store.volume_sizes() == {"disk": 1 << 20, "log": 4096 * 3 + 512}
+    store.remember_size("log", 1 << 20)
+    store.close()
+    store = SourceStore(tmp_path)
+    assert store.volume_sizes() == {"disk": 1 << 20, "log": 1 << 20}
+    loaded = store.load(VOLUMES, BOOT)
+    assert loaded is not None and loaded.stop is StopKind.CRASHED
+    assert all(link.table == () for link in loaded.links)
+    store.begin_generation(NEXT, STATE.digest, BOOT, LINKS)
+    assert store.volume_sizes()["log"] == 1 << 20
+    store.close()

@@ -15,6 +15,7 @@ from pratima_iscsi.edges import volume as volume_module
 from pratima_iscsi.edges.boot import read_boot_id, same_boot
 from pratima_iscsi.edges.volume import Volume
 from pratima_iscsi.errors import StateError, UsageError
+from pratima_iscsi.operations import SyncError
 
 MIB = 1 << 20
 
@@ -363,3 +364,50 @@ def test_the_boot_is_known_or_never_the_same(tmp_path: Path) -> None:
     assert not same_boot("", "")
     assert not same_boot("a", "b")
     assert same_boot("a", "a")
+
+
+def test_room_is_made_behind_a_volume_that_keeps_its_size(tmp_path: Path) -> None:
+    volume = Volume.open(tmp_path / "v", size=MIB)
+    assert volume.make_room(2 * MIB), "a file has zeros behind its end"
+    assert (volume.size, volume.capacity, volume.state("v").size) == (MIB, 2 * MIB, MIB)
+    with pytest.raises(OSError, match="beyond"):
+        volume.pwrite(b"x", MIB)
+    volume.keep_to(2 * MIB)
+    volume.pwrite(b"x" * 512, MIB)
+    assert volume.size == 2 * MIB
+    volume.keep_to(MIB)
+    assert not volume.make_room(3 * MIB), "something was written there"
+    volume.close()
+
+
+def test_a_volume_with_less_than_its_group_knows_is_refused(tmp_path: Path) -> None:
+    volume = Volume.open(tmp_path / "v", size=MIB)
+    with pytest.raises(StateError, match=f"has {MIB} bytes, but its group knows it with {2 * MIB}"):
+        volume.keep_to(2 * MIB)
+    volume.close()
+
+
+def test_a_size_is_that_of_the_making_for_a_volume_that_may_have_grown(tmp_path: Path) -> None:
+    Volume.open(tmp_path / "v", size=2 * MIB).close()
+    with pytest.raises(StateError, match="were asked for"):
+        Volume.open(tmp_path / "v", size=MIB)
+    with pytest.raises(StateError, match="were asked for"):
+        Volume.open(tmp_path / "v", size=3 * MIB, grown=True)
+    volume = Volume.open(tmp_path / "v", size=MIB, grown=True)
+    assert volume.size == 2 * MIB
+    volume.close()
+
+
+def test_room_that_cannot_be_synced_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume = Volume.open(tmp_path / "v", size=MIB)
+
+    def fails(fd: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", fails)
+    with pytest.raises(SyncError):
+        volume.make_room(2 * MIB)
+    assert volume.capacity == MIB
+    volume.close()

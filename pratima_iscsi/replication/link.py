@@ -1,8 +1,7 @@
 """A link at its source: one group to one replica, with its own cursor and its own table.
 
-The link takes admitted records, messages of the replica and the time, and gives effects. It keeps
-the core rule: log ∪ table ∪ T ∪ writes in flight name every block in which primary and replica
-differ.
+The link takes admitted records, messages of the replica and the time, and gives effects. What it
+knows of the replica's copy is its cover (``link_cover.py``); here are its sessions.
 
       WAITING ── HELLO ──► GREETING ── WELCOME ──► OPENING ── data up ──► OPEN ◄──► SILENT
          ▲                    │ rules                 │                    │
@@ -12,18 +11,13 @@ One rule: within a session nothing is sent twice; whatever goes wrong ends the s
 one begins where the replica says that it stands.
 """
 
-from collections.abc import Iterable
 from typing import Final
 
 from pratima_iscsi import limits
-from pratima_iscsi.block_write_table import BlockWriteTable
-from pratima_iscsi.blocks import block_span
 from pratima_iscsi.operations import RecordKind
-from pratima_iscsi.ordered_log import LinkQueue
 from pratima_iscsi.positions import Position
 from pratima_iscsi.records import End, Record, make_record
 from pratima_iscsi.replication import clean, handshake
-from pratima_iscsi.replication.degradation import Degradation
 from pratima_iscsi.replication.effects import (
     CloseSession,
     OpenSession,
@@ -33,6 +27,7 @@ from pratima_iscsi.replication.effects import (
 )
 from pratima_iscsi.replication.group import Group, LinkOptions
 from pratima_iscsi.replication.handshake import ReplicaFacts, SourceFacts, Verdict
+from pratima_iscsi.replication.link_cover import NO_SESSION, LinkCover, resync_bytes
 from pratima_iscsi.replication.messages import (
     Ack,
     Closed,
@@ -46,14 +41,9 @@ from pratima_iscsi.replication.messages import (
 )
 from pratima_iscsi.replication.resync import Resync
 from pratima_iscsi.replication.source_state import LinkState as SavedLink
-from pratima_iscsi.replication.states import Connection, LinkState, Mode, Replication, link_state
-from pratima_iscsi.replication.transaction import Transaction
-from pratima_iscsi.replication.watermarks import Watermarks
-from pratima_iscsi.replication.window import Window
+from pratima_iscsi.replication.states import Connection, LinkState, Mode, Replication
 from pratima_iscsi.replication.wire import PROTOCOL_VERSION, BatchHeader, encode_batch
 
-_LIVE: Final = frozenset({Connection.OPEN, Connection.SILENT})
-_NO_SESSION: Final = b""
 _REFUSALS: Final = {
     Verdict.REFUSE: Connection.REFUSED,
     Verdict.DIVERGED: Connection.DIVERGED,
@@ -72,7 +62,7 @@ _RETRIED: Final = frozenset(
 )
 
 
-class Link:
+class Link(LinkCover):
     """The state of one link. All times are the caller's monotonic seconds."""
 
     def __init__(
@@ -84,294 +74,8 @@ class Link:
         *,
         links: int = 1,
     ) -> None:
-        volumes = len(group.sizes)
-        self.group = group
-        self.index = index
-        self.options = options
-        self.connection = Connection.WAITING
-        self.reason = "not connected yet"
-        self.replication = Replication.TABLE
-        self.queue = LinkQueue(group.log)
-        self.window = Window(group.log.limit // (links + 1))
-        self.watermarks = Watermarks()
-        self.degradation = Degradation(index, options.mode, group.emit)
-        self.transaction: Transaction | None = None
-        self.clean: clean.Clean | None = None
+        super().__init__(group, index, options, saved, links=links)
         self.resync = Resync(self)
-        self.session = _NO_SESSION
-        self.attempt = 0
-        self.retry_at = 0.0
-        self.backoff = limits.BACKOFF_SECONDS_MIN
-        self.deadline = 0.0
-        self.heard_at = 0.0
-        self.ping_at = 0.0
-        self.opened_at = 0.0
-        self.held = ""
-        self.replica_direct = False
-        self.staging_bytes = 0
-        self.resync_unconfirmed = 0
-        self.overflowed_at = -limits.OVERFLOW_DWELL_SECONDS
-        self.overflows = 0
-        self.overflow_blocks = 0
-        self.last_resync: tuple[int, int, int] | None = None
-        """Blocks in all, blocks done and bytes sent of the last transaction that ended."""
-        self.ever_sync = options.mode is not Mode.ASYNC
-        self._restore(saved, volumes)
-
-    def _restore(self, saved: SavedLink | None, volumes: int) -> None:
-        self.table = BlockWriteTable(volumes)
-        self.unverified = BlockWriteTable(volumes)
-        self.synced_once = False
-        self.direct_id = 0
-        self.ended_id = 0
-        """The last transaction of this run that ended: the replica remembers it, too."""
-        self.must_compare = True
-        self.lost_power = False
-        if saved is None:
-            self.table.fill(self.group.sizes)
-            return
-        self.ever_sync |= saved.ever_sync
-        self.degradation.restore(saved.degraded)
-        self.lost_power = saved.lost_power
-        self.synced_once = saved.synced_once
-        if not saved.enabled:
-            self._connect_state(Connection.DISABLED, "disabled by the operator")
-        if saved.table:
-            self.table = BlockWriteTable.deserialize(saved.table)
-            self.unverified = BlockWriteTable.deserialize(saved.unverified)
-            self.watermarks.base = saved.base
-            self.watermarks.base_history = saved.base_history
-            self.direct_id = saved.direct_transaction
-            self.must_compare = False
-        else:
-            self.table.fill(self.group.sizes)
-
-    # --- what status shows ---------------------------------------------------------------------
-
-    @property
-    def live(self) -> bool:
-        """Whether a session lasts: what was sent may still arrive."""
-        return self.connection in _LIVE
-
-    @property
-    def covered(self) -> bool:
-        """Whether table and transaction are empty: the log holds all that the replica lacks."""
-        return self.transaction is None and not self.table
-
-    @property
-    def state(self) -> LinkState:
-        """The one word of status."""
-        return link_state(self.connection, self.replication, covered=self.covered)
-
-    @property
-    def waits(self) -> bool:
-        """Whether writes wait for this link."""
-        return self.degradation.waits
-
-    @property
-    def degraded(self) -> bool:
-        """Whether the degraded mark stands."""
-        return self.degradation.degraded
-
-    @property
-    def durable_sequence(self) -> int:
-        """Up to which sequence of the group's generation the replica's effective image is."""
-        return self.watermarks.durable
-
-    @property
-    def base(self) -> Position:
-        """The replica's durable position at the last acknowledgement."""
-        return self.watermarks.base
-
-    def cover(self) -> BlockWriteTable:
-        """Every block that the replica may lack, but for local writes in flight."""
-        table = self.table.copy()
-        if self.transaction is not None:
-            table.update(self.transaction.sent)
-        table.add_records(self.queue.sent)
-        table.add_records(self.queue.unsent)
-        return table
-
-    def _connect_state(self, connection: Connection, reason: str, *, alarm: bool = False) -> None:
-        if connection is not self.connection or reason != self.reason:
-            self.connection, self.reason = connection, reason
-            self.group.emit(Report(self.index, connection.name.lower(), reason, alarm))
-
-    def replicate_by(self, replication: Replication, reason: str, *, alarm: bool = False) -> None:
-        """Move to another replication state, for a named reason."""
-        if replication is not self.replication or alarm:
-            self.replication, self.reason = replication, reason
-            self.group.emit(Report(self.index, replication.name.lower(), reason, alarm))
-
-    # --- writes --------------------------------------------------------------------------------
-
-    def wants(self, volume: int, first: int, end: int) -> bool:
-        """Whether a write of these blocks goes into the queue; if not, they are in the table."""
-        if self.replication is Replication.STREAM:
-            return True
-        if self.replication is Replication.TRANSACTION:
-            assert self.transaction is not None
-            self.transaction.note_write(volume, first, end)
-            return self.transaction.proof or not self.table.holds(volume, first, end)
-        if self.connection is not Connection.DISABLED:
-            self.table.add(volume, first, end)
-            if self.clean is not None:
-                self.clean.note_write(volume, first, end)
-        return False
-
-    @property
-    def streams(self) -> bool:
-        """Whether every write goes into the queue, and nobody waits for it: then it may stand in
-        the log's tail first."""
-        return self.replication is Replication.STREAM and self.options.mode is Mode.ASYNC
-
-    def admit(self, record: Record, now: float) -> None:
-        """Take a write that the log has room for into the queue, or into the table."""
-        if self.wants(record.volume, *record.blocks):
-            self.take(record, now)
-
-    def take(self, record: Record, now: float) -> None:
-        """Queue a record that ``wants`` asked for and that the log has room for."""
-        self.queue.append(record, now)
-
-    def _is_due(self, now: float) -> bool:
-        """Whether what is unsent fills a batch, or has waited as long as it may."""
-        queue = self.queue
-        return (
-            queue.unsent_bytes >= self.window.batch_bytes
-            or self.options.mode is not Mode.ASYNC
-            or now >= queue.unsent_at + limits.COALESCE_SECONDS
-        )
-
-    def resize(self, record: Record, old: int, now: float, *, zeros: bool) -> None:
-        """A volume grows from ``old`` bytes at ``record``; unless what it grows by is known to read
-        as ``zeros`` on both sides, the replica may lack that."""
-        if self.connection is Connection.DISABLED:
-            return
-        first, end = block_span(old, record.length - old)
-        if self.transaction is not None:
-            self.transaction.note_write(record.volume, first, end)
-        if self.clean is not None:
-            self.clean.note_write(record.volume, first, end)
-            if self.clean.proof and not zeros:
-                self.clean.fail("a volume has grown by what may differ")
-        if not zeros:
-            self.table.add(record.volume, first, end)
-            if self.replication is Replication.STREAM:
-                self.replicate_by(Replication.TABLE, "what a volume has grown by is brought over")
-        if self.replication is Replication.TABLE:
-            return  # The next BEGIN says the sizes.
-        if self.group.log.fits(0):
-            self.take(record, now)
-            if self.replication is Replication.TRANSACTION and self.transaction is not None:
-                self.transaction.resized(record.volume, record.length)
-        else:
-            self.overflow(now)
-
-    def _tell_sizes(self, dropped: Iterable[Record], now: float) -> None:
-        """The log was dropped: what the open transaction has to know of the volumes' sizes is
-        queued again (inside it no sequence counts), or it gives way to one whose BEGIN says it."""
-        transaction = self.transaction
-        if self.replication is not Replication.TRANSACTION or transaction is None:
-            return
-        for record in dropped:
-            if record.entry[0] == RecordKind.RESIZE:
-                transaction.resized(record.volume, 0)
-        for volume, size in enumerate(self.group.sizes):
-            if transaction.sizes[volume] == size:
-                continue
-            if not self.group.log.fits(0):
-                self.abandon_transaction("a RESIZE was dropped with the log", now)
-                self.replicate_by(Replication.TABLE, "a RESIZE was dropped with the log")
-                return
-            sequence = self.group.history.position.sequence
-            self.take(make_record(RecordKind.RESIZE, volume, 0, size, sequence=sequence), now)
-            transaction.resized(volume, size)
-
-    def begin_generation(self, record: Record, now: float) -> None:
-        """The group's generation begins; END carries it where a transaction is open."""
-        self.watermarks.forget()
-        if self.replication is Replication.STREAM:
-            self.take(record, now)
-
-    def overflow(self, now: float, reason: str = "the ordered log is full") -> None:
-        """Drop from the log what may be dropped, its blocks into the table first."""
-        dropped_all = not self.live
-        if dropped_all:
-            self.table.add_records(self.queue.sent)
-        self.table.add_records(self.queue.unsent)
-        dropped = self.queue.drop(sent_too=dropped_all)
-        self.overflowed_at = now
-        self._count_overflow()
-        self.resync_unconfirmed = _resync_bytes(self.queue.sent)
-        kinds = {record.entry[0] for record in dropped}
-        if RecordKind.VERIFY in kinds:
-            self.resync.forget_verifies(dropped)
-        if self.clean is not None and self.clean.proof and not self._end_is_safe(kinds):
-            self.clean.fail(f"{reason}, and a proof copies nothing")
-        if self.transaction is None:
-            self.replicate_by(Replication.TABLE, reason)
-        elif RecordKind.BEGIN in kinds:
-            self.abandon_transaction("its BEGIN was dropped with the log", now)
-            self.replicate_by(Replication.TABLE, reason)
-        elif RecordKind.END in kinds:
-            self.transaction.end = None
-            self.replicate_by(
-                Replication.TRANSACTION, "its END was dropped with the log: open again"
-            )
-        elif self.transaction.end is not None:
-            self.replicate_by(Replication.TABLE, reason)
-        self._tell_sizes(dropped, now)
-
-    def _end_is_safe(self, dropped: set[int]) -> bool:
-        """Whether the open transaction's END is queued or sent, and is not among ``dropped``."""
-        ended = self.transaction is not None and self.transaction.end is not None
-        return ended and RecordKind.END not in dropped
-
-    def _count_overflow(self) -> None:
-        blocks = len(self.table)
-        self.overflows = self.overflows + 1 if blocks >= self.overflow_blocks else 1
-        self.overflow_blocks = blocks
-        if self.overflows == limits.OVERFLOWS_ALARM:
-            self.group.emit(Report(self.index, "overflow", "writer faster than link", alarm=True))
-
-    def mark(self, volume: int, first: int, end: int) -> None:
-        """A write found no room in the log even after the overflow: its blocks go to the table."""
-        self.table.add(volume, first, end)
-
-    def mark_failed(self, record: Record) -> None:
-        """The local write of ``record`` failed: the replica may have what the primary has not."""
-        self.table.add_records((record,))
-        if self.clean is not None:
-            self.clean.note_write(record.volume, *record.blocks)
-            if self.clean.proof:
-                self.clean.fail("a local write failed")
-        if self.transaction is not None:
-            self.transaction.note_write(record.volume, *record.blocks)
-        if self.replication is Replication.STREAM:
-            self.replicate_by(Replication.TABLE, "a local write failed", alarm=True)
-
-    def abandon_transaction(self, reason: str, now: float) -> None:
-        """The open transaction ends without END: what it sent is missing again."""
-        transaction = self.transaction
-        if transaction is None:
-            return
-        self.table.update(transaction.sent)
-        if transaction.comparing:
-            self.unverified.update(transaction.sent)
-        self.resync.cancel(now)
-        self.transaction = None
-        if self.clean is not None and not self.clean.proof:
-            self.clean.fail("its transaction was abandoned, and a word is not given twice")
-        self.group.emit(Report(self.index, "transaction abandoned", reason))
-
-    def fold(self, now: float) -> None:
-        """Everything that the replica may lack goes into the table; the queue is empty then."""
-        self.abandon_transaction("a new handshake begins anew", now)
-        self.table.add_records(self.queue.sent)
-        self.table.add_records(self.queue.unsent)
-        self.queue.drop(sent_too=True)
-        self.resync_unconfirmed = 0
 
     # --- time ----------------------------------------------------------------------------------
 
@@ -432,7 +136,7 @@ class Link:
 
     def _keep_alive(self, now: float) -> None:
         if now - self.heard_at >= limits.PEER_DEAD_SECONDS and self.connection is Connection.OPEN:
-            self._connect_state(
+            self.connect_state(
                 Connection.SILENT, f"nothing heard for {limits.PEER_DEAD_SECONDS:g} s", alarm=True
             )
         if now - self.heard_at >= limits.SILENCE_SECONDS_MAX:
@@ -464,12 +168,12 @@ class Link:
         if self.session and tell:
             self._tell(Closed(self.session, reason[: limits.REASON_CHARACTERS_MAX]))
         self._end_session(now)
-        self._connect_state(Connection.WAITING, reason)
+        self.connect_state(Connection.WAITING, reason)
 
     def _end_session(self, now: float) -> None:
         if self.session:
             self.group.emit(CloseSession(self.index))
-        self.session = _NO_SESSION
+        self.session = NO_SESSION
         self.window.close()
         self.held = ""
         self.degradation.session_over()
@@ -486,7 +190,7 @@ class Link:
             self._tell(Closed(self.session, reason[: limits.REASON_CHARACTERS_MAX]))
         self._end_session(now)
         self.retry_at = now + limits.BACKOFF_SECONDS_MAX
-        self._connect_state(connection, reason, alarm=alarm)
+        self.connect_state(connection, reason, alarm=alarm)
 
     def control(self, message: Message, now: float) -> None:
         """A message of the replica's; whatever belongs to another session is dropped."""
@@ -513,7 +217,7 @@ class Link:
         self.heard_at = now
         if self.connection is Connection.SILENT:
             self.window.progress_at = now
-            self._connect_state(Connection.OPEN, "heard again")
+            self.connect_state(Connection.OPEN, "heard again")
 
     def _refused(self, message: Refused, now: float) -> None:
         connection = Connection.FAILED if message.rule == "failed" else Connection.REFUSED
@@ -621,7 +325,7 @@ class Link:
         self.heard_at = self.opened_at = self.window.progress_at = now
         self.ping_at = now + limits.HEARTBEAT_SECONDS
         self.queue.unsent_at = now
-        self._connect_state(Connection.OPEN, self.reason)
+        self.connect_state(Connection.OPEN, self.reason)
         self.pump(now)
 
     def data_lost(self, session: bytes, reason: str, now: float) -> None:
@@ -638,7 +342,7 @@ class Link:
     def unreachable(self, reason: str, now: float) -> None:
         """There is no control connection."""
         if self.connection is Connection.WAITING:
-            self._connect_state(Connection.WAITING, reason)
+            self.connect_state(Connection.WAITING, reason)
         elif self.live or self.connection in (Connection.GREETING, Connection.OPENING):
             self.lose(reason, now, tell=False)
 
@@ -670,7 +374,7 @@ class Link:
         if not confirmed:
             return
         if self.resync_unconfirmed:
-            self.resync_unconfirmed -= _resync_bytes(confirmed)
+            self.resync_unconfirmed -= resync_bytes(confirmed)
         for end in self.watermarks.confirm(confirmed, self.group.history.position.generation):
             self._ended(end, now)
 
@@ -716,7 +420,7 @@ class Link:
         self.unverified.clear()
         self.must_compare = True
         self.replicate_by(Replication.TABLE, reason)
-        self._connect_state(Connection.DISABLED, reason)
+        self.connect_state(Connection.DISABLED, reason)
         self.degrade(now)
 
     def enable(self, now: float) -> None:
@@ -726,7 +430,7 @@ class Link:
         if self.connection is Connection.DISABLED:
             self.table.fill(self.group.sizes)
             self.must_compare = True
-            self._connect_state(Connection.WAITING, "enabled by the operator")
+            self.connect_state(Connection.WAITING, "enabled by the operator")
             self.retry_at = now
 
     def resync_from_primary(self, now: float) -> None:
@@ -749,6 +453,15 @@ class Link:
             self.resync.pump(now)
         self.send(now)
 
+    def _is_due(self, now: float) -> bool:
+        """Whether what is unsent fills a batch, or has waited as long as it may."""
+        queue = self.queue
+        return (
+            queue.unsent_bytes >= self.window.batch_bytes
+            or self.options.mode is not Mode.ASYNC
+            or now >= queue.unsent_at + limits.COALESCE_SECONDS
+        )
+
     def append_mark(self, record: Record, now: float) -> None:
         """Queue a record of the link's own."""
         self.take(record, now)
@@ -766,7 +479,7 @@ class Link:
         kinds = {record.entry[0] for record in batch}
         transaction = self.transaction
         if transaction is not None:
-            transaction.bytes_sent += _resync_bytes(batch)
+            transaction.bytes_sent += resync_bytes(batch)
             if not transaction.direct:
                 transaction.sent.add_records(batch)
         sequence = 0 if transaction is not None else _last_sequence(batch)
@@ -808,10 +521,6 @@ class Link:
         """Let writes wait again once the link is steady, and nothing is owed."""
         if self.degraded and self.state is LinkState.SYNCED:
             self.degradation.in_step(self.durable_sequence, now - self.opened_at)
-
-
-def _resync_bytes(records: Iterable[Record]) -> int:
-    return sum(len(r.payload) for r in records if r.entry[0] == RecordKind.RESYNC)
 
 
 def _last_sequence(batch: list[Record]) -> int:

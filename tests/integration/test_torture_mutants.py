@@ -51,7 +51,7 @@ MUTANTS = {
         "NOT A PREFIX",
     ),
     "overflow forgets what it drops": Mutant(
-        "replication/link.py",
+        "replication/link_cover.py",
         "self.table.add_records(self.queue.unsent)",
         "self.table.add_records(list(self.queue.unsent)[::2])",
         scenarios.test_outage_that_overflows_the_log_resyncs_only_what_was_written,

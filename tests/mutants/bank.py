@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 _LINK = "pratima_iscsi.replication.link"
+_COVER = "pratima_iscsi.replication.link_cover"
 _RESYNC = "pratima_iscsi.replication.resync"
 _SINK = "pratima_iscsi.replication.sink"
 _STANDING = "pratima_iscsi.replication.standing"
@@ -50,7 +51,7 @@ MUTANTS: Final = (
     Mutant(
         "a write is skipped when any of its blocks is in the table",
         "PROTOCOL 6: only when all of them are",
-        _LINK,
+        _COVER,
         "or not self.table.holds(volume, first, end)",
         "or not self.table.meets(volume, first, end)",
         "overflow",
@@ -58,7 +59,7 @@ MUTANTS: Final = (
     Mutant(
         "an overflow drops records that were sent",
         "PROTOCOL 6: sent ones stay until acknowledged",
-        _LINK,
+        _COVER,
         "dropped = self.queue.drop(sent_too=dropped_all)",
         "dropped = self.queue.drop(sent_too=True)",
         "overflow",
@@ -66,7 +67,7 @@ MUTANTS: Final = (
     Mutant(
         "a dropped END does not open its transaction again",
         "PROTOCOL 6: a dropped END re-opens its transaction",
-        _LINK,
+        _COVER,
         "        elif RecordKind.END in kinds:",
         "        elif RecordKind.END in kinds and False:",
         "scenario test_resync.test_an_end_dropped_before_it_arrived_opens_its_transaction_again",
@@ -74,7 +75,7 @@ MUTANTS: Final = (
     Mutant(
         "an overflow marks only the new write",
         "race 3: table ∪= all of the log that is dropped",
-        _LINK,
+        _COVER,
         "        self.table.add_records(self.queue.unsent)\n        dropped =",
         "        dropped =",
         "overflow",
@@ -82,7 +83,7 @@ MUTANTS: Final = (
     Mutant(
         "a lost session's sent records are dropped unmarked",
         "race 4: link loss folds back what was not confirmed",
-        _LINK,
+        _COVER,
         "        if dropped_all:\n            self.table.add_records(self.queue.sent)",
         "",
         "overflow",
@@ -283,7 +284,7 @@ MUTANTS: Final = (
     Mutant(
         "a word outlasts the write that came after it",
         "clean: it is about the content that the block still has",
-        _LINK,
+        _COVER,
         "                self.clean.note_write(volume, first, end)",
         "                pass",
         "scenario test_clean.test_a_word_is_taken_and_what_was_written_since_is_brought_over",
@@ -291,7 +292,7 @@ MUTANTS: Final = (
     Mutant(
         "a write between question and answer of a proof is not queued",
         "clean: live writes are all queued, so what was proved equal stays so",
-        _LINK,
+        _COVER,
         "return self.transaction.proof or not",
         "return not",
         "scenario test_clean.test_a_write_between_question_and_answer_goes_to_the_replica",
@@ -356,7 +357,7 @@ MUTANTS: Final = (
     Mutant(
         "a RESIZE dropped inside a transaction is not told again",
         "a RESIZE may be dropped with the log",
-        _LINK,
+        _COVER,
         "        self._tell_sizes(dropped, now)",
         "",
         "scenario test_growth.test_a_resize_dropped_inside_a_transaction_is_queued_again",

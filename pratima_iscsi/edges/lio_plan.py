@@ -122,10 +122,14 @@ class _Planner:
         return device.startswith(f"{PLUGIN}/{self.owned.prefix}")
 
     def _is_ours(self, target: KernelTarget) -> bool:
-        """Whether a target was made by this daemon; an empty one of a wanted name is taken over."""
+        """Whether a target was made by this daemon: it is noted, and has nothing else behind it.
+        One of a wanted name is taken over where all that it shows is ours. Any other target over
+        our devices is an administrator's own, by targetcli: a stranger."""
         noted = target.iqn in self.owned.targets
+        if not noted and target.iqn not in self.wanted.targets:
+            return False
         if not target.luns:
-            return noted or target.iqn in self.wanted.targets
+            return True
         ours = [self._is_our_device(device) for device in target.luns.values()]
         return any(ours) if noted else all(ours)
 

@@ -22,7 +22,7 @@ from pratima_iscsi.iscsi.chap import Account
 from tests.support.lio_model import applied, users
 
 PREFIX = "pratima-0123abcd-"
-OWNED = Owned(PREFIX)
+OWNED = Owned(PREFIX, frozenset({"iqn.2026-01.org.example:one", "iqn.2026-01.org.example:two"}))
 ONE, TWO = "iqn.2026-01.org.example:one", "iqn.2026-01.org.example:two"
 FRIEND, OTHER = "iqn.2020-01.org.example:friend", "iqn.2020-01.org.example:other"
 PORTAL = frozenset({"127.0.0.1:3260"})
@@ -180,6 +180,16 @@ def test_what_another_daemon_made_is_left_alone() -> None:
     found = replace(wants(), targets={**wants().targets, TWO: theirs})
     made = steps_of(found, Kernel())
     assert applied(found, made).targets == {TWO: theirs}
+
+
+def test_a_target_that_an_administrator_made_over_our_device_is_left_alone() -> None:
+    theirs = KernelTarget(TWO, {0: f"user/{device('one').name}"}, PORTAL, sessions=PORTAL)
+    found = replace(wants(), targets={**wants().targets, TWO: theirs})
+    noted = Owned(PREFIX, frozenset({ONE}))
+    assert steps_of(found, wants(), noted) == []
+    made = plan(found, Kernel(), noted)
+    assert applied(found, made.steps).targets == {TWO: theirs}
+    assert f"{TWO} uses it" in made.problems[0].problem
 
 
 def test_an_unwanted_target_with_a_strangers_lun_loses_only_ours() -> None:

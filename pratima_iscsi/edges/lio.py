@@ -124,7 +124,7 @@ class Lio:
         """Make one change. Raises StateError."""
         try:
             _carry_out(step)
-        except (RTSLibError, OSError) as error:
+        except _CHANGING as error:
             raise StateError(f"cannot {step}: {_cause(step, error)}", _SEE) from None
 
 

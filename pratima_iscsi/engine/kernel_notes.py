@@ -26,7 +26,7 @@ class Notes(msgspec.Struct, frozen=True, omit_defaults=True):
 def read_notes(directory: DiskDirectory) -> Notes:
     """What is noted; nothing where the file is missing or is none of ours.
 
-    Then targets are known by the devices in them, and one that has none is left alone.
+    Then a target of a wanted name is known by the devices in it; any other is left alone.
     """
     if not directory.exists(NAME):
         return Notes()

@@ -24,6 +24,7 @@ class Metric(enum.Enum):
     """What of a sample is compared."""
 
     RATE = "rate"
+    P50 = "p50"
     P99 = "p99"
 
 
@@ -53,7 +54,13 @@ class Sample:
 
     def value(self, metric: Metric) -> float:
         """The figure by that name; rates as commands a second, which serve as well as bytes do."""
-        return self.figures.iops if metric is Metric.RATE else self.figures.p99_us
+        match metric:
+            case Metric.RATE:
+                return self.figures.iops
+            case Metric.P50:
+                return self.figures.p50_us
+            case Metric.P99:
+                return self.figures.p99_us
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,17 +193,16 @@ def _judge_rate(bar: RateBar, samples: Sequence[Sample], workload: Workload) -> 
     measured = ratio(samples, bar.workload, bar.subject, bar.base, Metric.RATE)
     noise = ratio(samples, bar.workload, bar.base + AGAIN, bar.base, Metric.RATE)
     if measured is None:
-        return Judged(bar.issue, title, "", _range(noise), bound, Verdict.NOT_MEASURED)
-    unsettled = _unsettled(samples, bar.workload, bar.subject)
-    met = measured.median >= bar.least and not unsettled
-    remark = unsettled
+        return Judged(bar.issue, title, "", range_text(noise), bound, Verdict.NOT_MEASURED)
+    remark = unsettled(samples, bar.workload, bar.subject)
+    met = measured.median >= bar.least and not remark
     if met and bar.aim:
         remark = "aim reached" if measured.median >= bar.aim else "aim not reached"
     return Judged(
         bar.issue,
         title,
-        _range(measured),
-        _range(noise),
+        range_text(measured),
+        range_text(noise),
         bound,
         Verdict.MET if met else Verdict.NOT_MET,
         remark,
@@ -208,17 +214,19 @@ def _judge_tail(bar: TailBar, samples: Sequence[Sample], workload: Workload) -> 
     measured = ratio(samples, bar.workload, bar.subject, bar.base, Metric.P99)
     noise = ratio(samples, bar.workload, bar.base + AGAIN, bar.base, Metric.P99)
     if measured is None or noise is None:
-        return Judged(bar.issue, title, _range(measured), _range(noise), "", Verdict.NOT_MEASURED)
-    unsettled = _unsettled(samples, bar.workload, bar.subject)
-    met = measured.median <= noise.spread and not unsettled
+        return Judged(
+            bar.issue, title, range_text(measured), range_text(noise), "", Verdict.NOT_MEASURED
+        )
+    remark = unsettled(samples, bar.workload, bar.subject)
+    met = measured.median <= noise.spread and not remark
     return Judged(
         bar.issue,
         title,
-        _range(measured),
-        _range(noise),
+        range_text(measured),
+        range_text(noise),
         f"≤ {noise.spread:.2f}",
         Verdict.MET if met else Verdict.NOT_MET,
-        unsettled,
+        remark,
     )
 
 
@@ -238,7 +246,7 @@ def _judge_memory(memory: Memory | None) -> Judged:
     )
 
 
-def _unsettled(samples: Sequence[Sample], workload: str, subject: str) -> str:
+def unsettled(samples: Sequence[Sample], workload: str, subject: str) -> str:
     """The states, if any, in which runs of ``subject`` began that should have begun SYNCED."""
     states = {
         sample.state_before
@@ -248,7 +256,8 @@ def _unsettled(samples: Sequence[Sample], workload: str, subject: str) -> str:
     return f"runs began {', '.join(sorted(states))}" if states else ""
 
 
-def _range(values: Ratio | None) -> str:
+def range_text(values: Ratio | None) -> str:
+    """A ratio's median and range; nothing for none."""
     if values is None:
         return ""
     return f"{values.median:.2f} ({min(values.values):.2f} – {max(values.values):.2f})"

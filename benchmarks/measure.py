@@ -130,7 +130,7 @@ def _sample(
     options: Options,
 ) -> Sample:
     state_before = subject.prepare()
-    busy_before, own_before = _busy_seconds(), _own_seconds(subject)
+    busy_before, own_before = busy_seconds(), _own_seconds(subject)
     target_before, begun = cpu_seconds(subject.pid), time.monotonic()
     try:
         figures = client.for_a_time(
@@ -144,7 +144,7 @@ def _sample(
         raise MeasurementFailed(f"{label}: {error}{subject.said()}") from error
     took = time.monotonic() - begun
     target_used = cpu_seconds(subject.pid) - target_before
-    foreign = (_busy_seconds() - busy_before) - (_own_seconds(subject) - own_before)
+    foreign = (busy_seconds() - busy_before) - (_own_seconds(subject) - own_before)
     return Sample(
         workload=workload.name,
         subject=label,
@@ -163,7 +163,7 @@ def _own_seconds(subject: Subject) -> float:
     return sum(map(cpu_seconds, subject.pids)) + children.ru_utime + children.ru_stime
 
 
-def _busy_seconds() -> float:
+def busy_seconds() -> float:
     """Processor time that this machine has spent, all processors together, waiting left out."""
     user, nice, system, _idle, _iowait, irq, softirq = map(
         int, Path("/proc/stat").read_text().split(maxsplit=8)[1:8]

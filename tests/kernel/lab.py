@@ -122,6 +122,11 @@ class Guest:
     ) -> None:
         self.kill()
 
+    @property
+    def pid(self) -> int:
+        """QEMU's process."""
+        return self._process.pid
+
     def kill(self) -> None:
         """Pull the plug."""
         self._process.kill()

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Self, TypeVar
 
 import msgspec
 
@@ -165,7 +165,7 @@ class Daemon:
         finally:
             os.kill(pid, signal.SIGCONT)
 
-    def __enter__(self) -> "Daemon":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -261,12 +261,14 @@ def recover(state: Path, volume: Path) -> Recovery:
 
 
 class Replica(Daemon):
-    """`pratima replica` with its state and volume in one directory."""
+    """`pratima replica` with its state and, unless told otherwise, its volume in one directory."""
 
-    def __init__(self, directory: Path, port: int | None = None) -> None:
+    def __init__(
+        self, directory: Path, port: int | None = None, volume: Path | None = None
+    ) -> None:
         self.port = port or free_ports(3)
         self.state = directory / "replica-state"
-        self.volume = directory / "replica.img"
+        self.volume = volume or directory / "replica.img"
         state, listen = str(self.state), f"127.0.0.1:{self.port}"
         command = [*PRATIMA, "replica", "--state", state, "--listen", listen]
         super().__init__("replica", directory, [*command, "--volume", str(self.volume)])

@@ -11,7 +11,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 from rtslib_fb import (
     LUN,
@@ -121,6 +121,14 @@ def group_of(state: Path) -> GroupStatus:
     return group
 
 
+class Units(Protocol):
+    """Backstores of the kernel that get a LUN each."""
+
+    @property
+    def objects(self) -> Sequence[Any]:
+        """In the order of their LUNs."""
+
+
 class Devices:
     """TCMU devices in the kernel, one for each unit of a handler."""
 
@@ -188,7 +196,7 @@ def wait_attached(state: Path, count: int, prefix: str = "vol") -> None:
 
 
 @contextlib.contextmanager
-def loopback(made: Devices) -> Iterator[list[Path]]:
+def loopback(made: Units) -> Iterator[list[Path]]:
     """The devices as disks of this machine through tcm_loop, in their order."""
     target = Target(FabricModule("loopback"), LOOP_WWN.format(1))
     try:
@@ -203,7 +211,7 @@ def loopback(made: Devices) -> Iterator[list[Path]]:
 
 
 @contextlib.contextmanager
-def iscsi_target(made: Devices, port: int = 3260, address: str = "127.0.0.1") -> Iterator[Target]:
+def iscsi_target(made: Units, port: int = 3260, address: str = "127.0.0.1") -> Iterator[Target]:
     """One iSCSI target of the kernel for all the devices, open to anybody."""
     target = Target(FabricModule("iscsi"), IQN)
     try:
@@ -226,7 +234,7 @@ def iscsi_target(made: Devices, port: int = 3260, address: str = "127.0.0.1") ->
 
 
 @contextlib.contextmanager
-def iscsi_login(made: Devices) -> Iterator[list[Path]]:
+def iscsi_login(made: Units) -> Iterator[list[Path]]:
     """The devices as disks of this machine through an iSCSI login on loopback."""
     portal = "127.0.0.1:3260"
     run("iscsiadm", "-m", "discovery", "-t", "sendtargets", "-p", portal)

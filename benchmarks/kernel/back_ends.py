@@ -5,6 +5,7 @@ and session are the same; volumes are files of one size, allocated to the end, i
 handler is given a raw file, which it carries out as such: its quickest way.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -109,6 +110,7 @@ def _runner(place: Path, size: int) -> Iterator[UserBackedStorageObject]:
 
 
 def _has_device(runner: Pinned) -> bool:
-    opened = Path(f"/proc/{runner.pid}/fd")
-    names = [os.readlink(one) for one in opened.iterdir() if one.is_symlink()]
-    return any(name.startswith("/dev/uio") for name in names)
+    with contextlib.suppress(FileNotFoundError):  # one that is closed meanwhile
+        opened = Path(f"/proc/{runner.pid}/fd").iterdir()
+        return any(os.readlink(one).startswith("/dev/uio") for one in opened)
+    return False

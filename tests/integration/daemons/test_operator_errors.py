@@ -262,7 +262,6 @@ def test_a_long_state_path_gets_its_control_socket_elsewhere(place: Path) -> Non
     [
         ("state = [", "TOML"),
         ("nonsense", "TOML"),
-        ('state = "s"', "group"),
         ('state = "s"\n[[group]]\nname = "a"', "volume"),
         ('state = 3\n[[group]]\n[[group.volume]]\npath = "x"', "state"),
         ('state = "s"\ncolour = "red"\n[[group]]\n[[group.volume]]\npath = "x"', "colour"),
@@ -279,6 +278,13 @@ def test_a_configuration_that_is_none(place: Path, text: str | bytes, word: str)
         assert ran.returncode == 2, ran
         assert "next: " in ran.stderr and "Traceback" not in ran.stderr, ran.stderr
         assert word.lower() in ran.stderr.lower(), ran.stderr
+
+
+def test_a_replicas_configuration_names_its_groups(place: Path) -> None:
+    config = place / "bad.toml"
+    config.write_text('state = "s"')  # a target's daemon may be told of its groups later
+    ran = pratima("replica", "--config", str(config))
+    assert ran.returncode == 2 and "group" in ran.stderr and "next: " in ran.stderr, ran
 
 
 def test_a_configuration_that_is_not_there(place: Path) -> None:

@@ -111,7 +111,12 @@ def _unknown_end(source: SourceFacts, replica: ReplicaFacts) -> bool:
 
 def _below_base(source: SourceFacts, replica: ReplicaFacts) -> bool:
     theirs, base = replica.history.position, source.base
-    if not replica.consistent or base == ORIGIN or source.comparing:
+    if not replica.consistent:
+        return False
+    if replica.incarnation == source.incarnation and replica.durable + 1 < source.first_n:
+        # What a direct resync had confirmed moved no position, and is not there any more.
+        return True
+    if base == ORIGIN or source.comparing:
         return False
     if source.ended and replica.ended != source.ended:
         # Even where the position is the same: a resync may have mended blocks at it.

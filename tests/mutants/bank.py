@@ -306,6 +306,14 @@ MUTANTS: Final = (
         "scenario test_clean.test_a_difference_fails_the_proof_by_name_and_nothing_is_copied",
     ),
     Mutant(
+        "a replica that went back inside a direct resync is believed",
+        "race 14: below its last remembered acknowledgement: compare",
+        _HANDSHAKE,
+        "replica.durable + 1 < source.first_n:",
+        "False:",
+        "scenario test_resync.test_a_replica_that_went_back_to_before_a_direct_resync_is_compared",
+    ),
+    Mutant(
         "an overflow forgets the log's tail",
         "race 3: what is admitted and not yet a record is in the log like any other",
         "pratima_iscsi.ordered_log",

@@ -154,6 +154,27 @@ def test_a_direct_resync_over_a_good_copy_claims_nothing_before_its_end() -> Non
     scene.converge()
 
 
+def test_a_replica_that_went_back_to_before_a_direct_resync_is_compared() -> None:
+    """Seed 7 of the hunt ``disks``: what it had confirmed inside moved no position."""
+    scene = Scene(blocks=192, log_bytes=64 * KIB, direct_resync=True)
+    scene.replica.staging_bytes = 0
+    scene.synced()
+    scene.overflow()
+    older = scene.replica.disk.clone()
+    scene.until(lambda: scene.link.transaction is not None)
+    first_n = scene.link.queue.first_n
+    scene.until(lambda: scene.link.queue.first_n > first_n + 2)
+    assert scene.link.transaction is not None and scene.link.transaction.direct
+    scene.replica.crash(power=False)
+    scene.pair.older = older
+    scene.pair.go_back()
+    scene.pair.start_replica()
+    scene.rest()
+    scene.until(scene.converged)
+    assert any("older than what it had acknowledged" in alarm for alarm in scene.alarms())
+    scene.converge()
+
+
 def test_a_synchronous_link_is_degraded_before_a_direct_resync_gives_up_the_old_point() -> None:
     scene = Scene(Mode.SYNC, blocks=32, direct_resync=True, sync_timeout=5.0).synced()
     scene.replica.store._staging_bytes = 0

@@ -6,12 +6,14 @@ to the end; what was measured until then is printed.
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from types import FrameType
+from typing import Final, NoReturn
 
 from benchmarks import report as machine_report
 from benchmarks.bars import Sample, Verdict
@@ -47,12 +49,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _told_to_end(signal_number: int, _frame: FrameType | None) -> NoReturn:
+    raise MeasurementFailed(f"ended by {signal.Signals(signal_number).name}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it; gives back the exit code."""
     chosen = _parser().parse_args(arguments)
     if chosen.report:
-        samples, facts = report.merged(json.loads(path.read_text()) for path in chosen.report)
-        return _finish(samples, facts, "")
+        saved = report.merged(json.loads(path.read_text()) for path in chosen.report)
+        return _finish(*saved, "")
     missing = host.missing_packages()
     if missing:
         print(f"missing: apt-get install {' '.join(missing)}", file=sys.stderr)
@@ -66,7 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         size_bytes=chosen.size * MIB,
         seed=chosen.seed,
     )
-    samples, failure, begun = [], "", time.monotonic()
+    samples: list[Sample] = []
+    failure, begun = "", time.monotonic()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _told_to_end)
     facts = [_facts(plan, sys.argv[1:] if arguments is None else arguments)]
     with tempfile.TemporaryDirectory(prefix="pratima-bench-") as share:
         try:

@@ -2,7 +2,8 @@
 
 One rule: as for the other benchmark, computed from the samples of this report or ``not measured``;
 a median of ratios inside rounds is judged, and only if each run began, and a sync run also ended,
-with a copy that was whole and current.
+with a copy that was whole and current. Rounds in which others took more of the machine from one
+side than from the other are not compared.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,8 @@ from benchmarks.kernel.plan import BARS, PARTS, SYNC, WORKLOADS, Bar
 from benchmarks.subjects import NO_LINK, SETTLED
 
 ISSUE: Final = 4
+FOREIGN_UNEQUAL: Final = 0.1
+"""By how much the share of all processors that others used may differ between two runs."""
 NAMES: Final = {Metric.RATE: "rate", Metric.P50: "p50", Metric.P99: "p99"}
 
 
@@ -28,17 +31,19 @@ def _judge(bar: Bar, samples: Sequence[Sample]) -> Judged:
         f"{NAMES[bar.metric]} of {bar.subject} / {bar.base}"
     )
     bound = f"{'≤' if bar.at_most else '≥'} {bar.bound:g}"
-    measured = ratio(samples, key, bar.subject, bar.base, bar.metric)
+    left_out = _unequal(samples, key, bar)
+    kept = [sample for sample in samples if sample.round not in left_out]
+    measured = ratio(kept, key, bar.subject, bar.base, bar.metric)
     base = PARTS[bar.part].base
     noise = range_text(ratio(samples, key, base + AGAIN, base, bar.metric))
     if measured is None:
         return Judged(ISSUE, title, "", noise, bound, Verdict.NOT_MEASURED)
-    remark = "; ".join(
+    broken = [
         said
         for name in (bar.subject, bar.base)
-        for said in (unsettled(samples, key, name), _broken(samples, key, name))
+        for said in (unsettled(kept, key, name), _broken(kept, key, name))
         if said
-    )
+    ]
     reached = measured.median <= bar.bound if bar.at_most else measured.median >= bar.bound
     return Judged(
         ISSUE,
@@ -46,9 +51,25 @@ def _judge(bar: Bar, samples: Sequence[Sample]) -> Judged:
         range_text(measured),
         noise,
         bound,
-        Verdict.MET if reached and not remark else Verdict.NOT_MET,
-        remark,
+        Verdict.MET if reached and not broken else Verdict.NOT_MET,
+        "; ".join([*broken, *_rounds(len(measured.values), len(left_out))]),
     )
+
+
+def _rounds(judged: int, left_out: int) -> list[str]:
+    said = [f"{judged} {'round' if judged == 1 else 'rounds'}"]
+    return [*said, f"{left_out} left out: others took unequal shares"] if left_out else said
+
+
+def _unequal(samples: Iterable[Sample], key: str, bar: Bar) -> set[int]:
+    """Rounds in which others disturbed one side of a bar more than the other."""
+    foreign: dict[int, list[float]] = {}
+    for sample in samples:
+        if sample.workload == key and sample.subject in (bar.subject, bar.base):
+            foreign.setdefault(sample.round, []).append(sample.foreign_cpu)
+    return {
+        number for number, shares in foreign.items() if max(shares) - min(shares) > FOREIGN_UNEQUAL
+    }
 
 
 def _broken(samples: Iterable[Sample], key: str, subject: str) -> str:

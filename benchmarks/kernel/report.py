@@ -24,6 +24,8 @@ their write cache on; tcmu-runner's packaged qcow handler has a raw image, its q
 - Far away, both sides have memory disks behind them. DRBD's devices are written directly; ours \
 are SCSI disks of tcm_loop. A copy that was not whole and current before a run, and for sync also \
 after it, is said in the last column and meets no bar.
+- Rounds in which other programs of the host took unequal shares of it from the two sides are not \
+judged.
 """
 FOREIGN_NOTED: Final = 0.1
 """A run is said to have been disturbed from this share of all processors on."""

@@ -89,6 +89,15 @@ def test_the_median_of_ratios_inside_rounds_is_judged() -> None:
     assert judged.verdict is Verdict.MET
 
 
+def test_a_round_that_others_disturbed_on_one_side_is_not_judged() -> None:
+    made = [sample(OURS, foreign=0.05), sample(RUNNER, foreign=0.39, iops=500.0)]
+    assert verdict(made, LOOP).verdict is Verdict.NOT_MEASURED
+    made += [sample(OURS, foreign=0.5, round=1), sample(RUNNER, foreign=0.5, round=1)]
+    judged = verdict(made, LOOP)
+    assert judged.measured == "1.00 (1.00 – 1.00)"
+    assert judged.remark == "1 round; 1 left out: others took unequal shares"
+
+
 def test_what_has_no_pair_is_not_measured() -> None:
     assert {bar.verdict for bar in judge([sample(OURS), sample(FILEIO)])} == {Verdict.NOT_MEASURED}
 
@@ -107,7 +116,7 @@ def test_a_sync_run_without_its_copy_meets_no_bar(states: dict[str, str], remark
     ]
     judged = verdict(made, FAR_RATE)
     assert judged.verdict is Verdict.NOT_MET
-    assert judged.remark == remark
+    assert judged.remark == f"{remark}; 1 round"
 
 
 def test_an_async_run_may_end_behind() -> None:
@@ -133,12 +142,12 @@ def test_every_bar_and_ratio_names_what_is_measured() -> None:
 
 def test_the_report_has_medians_ratios_verdicts_and_who_disturbed() -> None:
     made = [sample(RUNNER + AGAIN), sample(RUNNER, foreign=0.3), sample(FILEIO, iops=2000.0)]
-    made += [sample(OURS, iops=500.0)]
+    made += [sample(OURS, iops=500.0, foreign=0.3)]
     text = report.markdown(made, judge(made), [{"command": "this"}])
     assert "0.50 (0.50 – 0.50) | 1.00 (1.00 – 1.00) | ≥ 1 | NOT MET" in text
     assert f"| {WORKLOADS['write-32'].title} | LIO fileio | 2000/s | 2000 – 2000 |" in text
     assert "| pratima / LIO fileio | 0.25 (0.25 – 0.25) |" in text
-    assert "In 1 of 4 runs" in text
+    assert "In 2 of 4 runs" in text
     assert f"Bars not measured: {len(BARS) - 1}." in text
 
 

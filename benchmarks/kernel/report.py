@@ -25,7 +25,7 @@ their write cache on; tcmu-runner's packaged qcow handler has a raw image, its q
 are SCSI disks of tcm_loop. A copy that was not whole and current before a run, and for sync also \
 after it, is said in the last column and meets no bar.
 - Rounds in which other programs of the host took unequal shares of it from the two sides are not \
-judged.
+judged, nor is anything where the A/A ratio says that a subject differs from itself by half.
 """
 FOREIGN_NOTED: Final = 0.1
 """A run is said to have been disturbed from this share of all processors on."""
@@ -139,6 +139,7 @@ def _bars(judged: Iterable[Judged]) -> list[str]:
     for bar in judged:
         if bar.verdict is Verdict.NOT_MEASURED:
             left_out += 1
+        if not bar.measured:
             continue
         verdict = bar.verdict.value
         lines.append(_cells(bar.title, bar.measured, bar.noise, bar.bound, verdict, bar.remark))

@@ -95,7 +95,18 @@ def test_a_round_that_others_disturbed_on_one_side_is_not_judged() -> None:
     made += [sample(OURS, foreign=0.5, round=1), sample(RUNNER, foreign=0.5, round=1)]
     judged = verdict(made, LOOP)
     assert judged.measured == "1.00 (1.00 – 1.00)"
-    assert judged.remark == "1 round; 1 left out: others took unequal shares"
+    assert judged.remark == (
+        "1 round; 1 left out: others took unequal shares; foreign CPU up to 50%"
+    )
+
+
+@pytest.mark.parametrize("again", [600.0, 1600.0])
+def test_a_base_that_differs_from_itself_judges_nobody(again: float) -> None:
+    made = [sample(OURS, iops=3000.0), sample(RUNNER), sample(RUNNER + AGAIN, iops=again)]
+    judged = verdict(made, LOOP)
+    assert judged.verdict is Verdict.NOT_MEASURED
+    assert judged.remark.startswith("too noisy to judge")
+    assert "| not measured | too noisy to judge" in report.markdown(made, [judged], [])
 
 
 def test_what_has_no_pair_is_not_measured() -> None:
@@ -116,7 +127,7 @@ def test_a_sync_run_without_its_copy_meets_no_bar(states: dict[str, str], remark
     ]
     judged = verdict(made, FAR_RATE)
     assert judged.verdict is Verdict.NOT_MET
-    assert judged.remark == f"{remark}; 1 round"
+    assert judged.remark == f"{remark}; 1 round; foreign CPU up to 0%"
 
 
 def test_an_async_run_may_end_behind() -> None:

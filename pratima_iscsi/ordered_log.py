@@ -10,7 +10,7 @@ no other way.
 from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import Protocol
+from typing import Final, Protocol
 
 from xxhash import xxh3_64_digest, xxh3_128_digest
 
@@ -21,6 +21,7 @@ from pratima_iscsi.records import NO_HISTORY, PACK_ENTRY, End, GenerationBegin, 
 
 _GENERATION = RecordKind.GENERATION
 _END = RecordKind.END
+_PLAIN: Final = frozenset({RecordKind.WRITE, RecordKind.ZERO})
 
 
 class Write(Protocol):
@@ -150,6 +151,7 @@ class LinkQueue:
         "first_n",
         "generation",
         "log",
+        "marks",
         "numbered",
         "sent",
         "sent_bytes",
@@ -170,6 +172,9 @@ class LinkQueue:
         """Generation of the first unsent record."""
         self.numbered = 0
         """How many records, from the first on, were ever sent and so keep their link sequence."""
+        self.marks = 0
+        """How many records are anything but a host's WRITE or ZERO. A link in step has none, and
+        need not look for them in each of its batches."""
 
     @property
     def unsent(self) -> deque[Record]:
@@ -220,18 +225,18 @@ class LinkQueue:
         record.links += 1
         self._unsent.append(record)
         self._unsent_bytes += cost
+        self.marks += record.entry[0] not in _PLAIN
 
     def extend(self, records: Sequence[Record], cost: int, now: float) -> None:
         """Queue writes that count for ``cost`` bytes together; the log has room for them."""
         if not self._unsent:
             self.unsent_at = now
-        held = 0
+        log = self.log
+        log.bytes += cost
         for record in records:
             if record.links:
-                held += len(record.payload) + RECORD_OVERHEAD_BYTES
+                log.bytes -= len(record.payload) + RECORD_OVERHEAD_BYTES
             record.links += 1
-        log = self.log
-        log.bytes += cost - held
         assert log.bytes <= log.limit, "the log is over its limit"
         self._unsent.extend(records)
         self._unsent_bytes += cost
@@ -246,13 +251,18 @@ class LinkQueue:
         first_n, unsent = self.next_n, self.unsent
         count = size = 0
         for record in islice(unsent, BATCH_RECORDS_MAX):
-            kind, payload_bytes = record.entry[0], len(record.payload)
-            if count and (kind == _GENERATION or size + payload_bytes > bytes_max):
+            payload_bytes = len(record.payload)
+            if count and size + payload_bytes > bytes_max:
                 break
+            if self.marks:
+                if count and record.entry[0] == _GENERATION:
+                    break
+                if record.entry[0] == _END:
+                    count += 1
+                    size += payload_bytes
+                    break
             count += 1
             size += payload_bytes
-            if kind == _END:
-                break
         batch = [unsent.popleft() for _ in range(count)]
         if batch[0].entry[0] == _GENERATION:
             self.generation = GenerationBegin.decode(batch[0].payload).generation
@@ -276,9 +286,14 @@ class LinkQueue:
         confirmed = [sent.popleft() for _ in range(count)]
         self.first_n += count
         self.numbered -= count
-        self.sent_bytes -= sum([len(record.payload) for record in confirmed])
-        self.sent_bytes -= count * RECORD_OVERHEAD_BYTES
-        self.log.release(confirmed)
+        cost = sum([len(record.payload) for record in confirmed]) + count * RECORD_OVERHEAD_BYTES
+        self.sent_bytes -= cost
+        if len(self.log.queues) == 1:
+            self.log.bytes -= cost
+        else:
+            self.log.release(confirmed)
+        if self.marks:
+            self.marks -= _marks_of(confirmed)
         return confirmed
 
     def rewind(self, next_n: int) -> None:
@@ -306,4 +321,10 @@ class LinkQueue:
             self.sent.clear()
             self.sent_bytes = 0
         self.log.release(dropped)
+        if self.marks:
+            self.marks -= _marks_of(dropped)
         return dropped
+
+
+def _marks_of(records: Iterable[Record]) -> int:
+    return sum(record.entry[0] not in _PLAIN for record in records)

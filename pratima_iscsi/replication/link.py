@@ -49,6 +49,7 @@ _REFUSALS: Final = {
     Verdict.DIVERGED: Connection.DIVERGED,
     Verdict.HOLD: Connection.HELD,
 }
+_NO_MARKS: Final[frozenset[int]] = frozenset()
 _COMMIT_NOW: Final = frozenset({RecordKind.FLUSH, RecordKind.END, RecordKind.VERIFY})
 """Kinds that somebody waits for: the replica commits them without delay."""
 _RETRIED: Final = frozenset(
@@ -476,7 +477,7 @@ class Link(LinkCover):
 
     def _send_batch(self, now: float) -> None:
         first_n, generation, batch = self.queue.take_batch(self.window.batch_bytes)
-        kinds = {record.entry[0] for record in batch}
+        kinds = {record.entry[0] for record in batch} if self.queue.marks else _NO_MARKS
         transaction = self.transaction
         if transaction is not None:
             transaction.bytes_sent += resync_bytes(batch)

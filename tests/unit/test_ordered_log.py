@@ -185,6 +185,20 @@ class QueueMachine(RuleBasedStateMachine):
             self.queue.append(record)
             self.unsent.append(record)
 
+    @rule()
+    def append_a_mark(self) -> None:
+        if self.log.fits(0):
+            record = make_record(RecordKind.FLUSH)
+            self.queue.append(record)
+            self.unsent.append(record)
+
+    @rule(lengths=st.lists(st.integers(1, 4 * KIB), min_size=1, max_size=4))
+    def admit(self, lengths: list[int]) -> None:
+        writes = [admitted(length, 1) for length in lengths]
+        if self.log.bytes + cost(*writes) <= self.log.room:
+            self.log.admit(writes, cost(*writes), 0.0)
+            self.unsent += list(self.queue.unsent)[-len(writes) :]
+
     @precondition(lambda self: self.unsent)
     @rule()
     def send(self) -> None:
@@ -224,6 +238,8 @@ class QueueMachine(RuleBasedStateMachine):
         assert list(queue.sent) == self.sent and list(queue.unsent) == self.unsent
         assert queue.first_n == self.first_n
         assert queue.next_n == self.first_n + len(self.sent)
+        records = self.sent + self.unsent
+        assert queue.marks == sum(record.kind == RecordKind.FLUSH for record in records)
         assert queue.sent_bytes == sum(record.cost for record in self.sent)
         assert queue.unsent_bytes == sum(record.cost for record in self.unsent)
         assert self.log.bytes == queue.bytes

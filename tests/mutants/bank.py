@@ -325,9 +325,9 @@ MUTANTS: Final = (
     Mutant(
         "the log has no limit",
         "I4: log bytes ≤ limit always",
-        "pratima_iscsi.ordered_log",
-        "return self.bytes + payload_bytes + RECORD_OVERHEAD_BYTES <= self.room",
-        "return True",
+        _BACKSTORE,
+        "room = self.log.room - self.log.bytes if self.links else sys.maxsize",
+        "room = sys.maxsize",
         "overflow",
     ),
     Mutant(

@@ -87,6 +87,7 @@ MUTANTS: Final = (
         "        if dropped_all:\n            self.table.add_records(self.queue.sent)",
         "",
         "overflow",
+        seeds=120,
     ),
     Mutant(
         "blocks are cleared on send",
@@ -369,14 +370,6 @@ MUTANTS: Final = (
         "        self._tell_sizes(dropped, now)",
         "",
         "scenario test_growth.test_a_resize_dropped_inside_a_transaction_is_queued_again",
-    ),
-    Mutant(
-        "a short last block counts as whole after the volume has grown",
-        "PROTOCOL 24: only a volume's last block is cut",
-        _RESYNC,
-        "elif answer.blocks and self._is_whole(piece, answer):",
-        "elif answer.blocks:",
-        "scenario test_growth.test_a_short_last_block_that_was_being_read_is_read_again",
     ),
     Mutant(
         "a replica is not asked to make room when it returns",

@@ -106,7 +106,8 @@ class _Inode:
 
     def put(self, sector: int, data: bytes | None) -> None:
         if data is None:
-            if sector not in self.cache and sector not in self.pending:
+            # A punch that a failed sync has lost is done again when it is asked for again.
+            if not any(sector in known for known in (self.cache, self.pending, self.durable)):
                 return
             self.cache.pop(sector, None)
         else:
@@ -255,8 +256,9 @@ class SimFile:
         if last >= first and last * SECTOR_BYTES < end:
             self._write(bytes(end - last * SECTOR_BYTES), last * SECTOR_BYTES)
         inode = self._inode
-        if last - first > len(inode.cache) + len(inode.pending):
-            sectors = sorted(s for s in {*inode.cache, *inode.pending} if first <= s < last)
+        known = {*inode.cache, *inode.pending, *inode.durable}
+        if last - first > len(known):
+            sectors = sorted(sector for sector in known if first <= sector < last)
         else:
             sectors = list(range(first, last))
         for sector in sectors:

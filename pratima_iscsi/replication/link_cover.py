@@ -60,7 +60,9 @@ class LinkCover:
         self.transaction: Transaction | None = None
         self.clean: Clean | None = None
         self.session = NO_SESSION
-        self.attempt = 0
+        self.attempt = group.incarnation >> 2
+        """Names the last HELLO. It counts on from where no other run of this source does: a WELCOME
+        that was meant for an older run answers none of this one's."""
         self.retry_at = 0.0
         self.backoff = limits.BACKOFF_SECONDS_MIN
         self.deadline = 0.0

@@ -315,6 +315,14 @@ MUTANTS: Final = (
         "scenario test_resync.test_a_replica_that_went_back_to_before_a_direct_resync_is_compared",
     ),
     Mutant(
+        "each run counts its handshakes from 0",
+        "identity: nothing that a peer may remember is used again after a restart",
+        _COVER,
+        "group.incarnation >> 2",
+        "0",
+        "scenario test_restarts.test_a_welcome_that_was_meant_for_an_older_run_answers_nothing",
+    ),
+    Mutant(
         "an overflow forgets the log's tail",
         "race 3: what is admitted and not yet a record is in the log like any other",
         "pratima_iscsi.ordered_log",

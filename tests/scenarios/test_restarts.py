@@ -305,3 +305,15 @@ def test_records_are_named_in_the_trace() -> None:
     scene.wait(scene.write(1))
     scene.until(scene.converged)
     assert kinds == [RecordKind.GENERATION]
+
+
+def test_a_welcome_that_was_meant_for_an_older_run_answers_nothing() -> None:
+    """Seed 1572: a late WELCOME of the run before had the number of this one's second HELLO, and
+    its session was believed to be ours."""
+    scene = Scene().synced()
+    older = scene.link.attempt
+    scene.source.crash(power=False)
+    scene.start_source(StopKind.CRASHED)
+    scene.until(scene.converged)
+    assert abs(scene.link.attempt - older) > 1_000_000
+    scene.converge()

@@ -66,8 +66,8 @@ class Kernel:
 
     @property
     def head(self) -> int:
-        """Where the next entry goes."""
-        return int.from_bytes(self.area[12:16], "little")
+        """Where the next entry goes: within the ring whatever the mailbox says, as the kernel's."""
+        return int.from_bytes(self.area[12:16], "little") % self.ring_bytes
 
     @head.setter
     def head(self, value: int) -> None:

@@ -85,7 +85,7 @@ def test_an_outage_as_a_terminal_shows_it(place: Path) -> None:
         assert text.splitlines()[1].startswith("! "), text
         assert "lacks 4096 blocks" in text
         pair.bring_back()
-        shown.wait(lambda text: "blocks to bring over" in text, "the resync is told")
+        shown.wait(lambda text: "transaction: 4096 blocks" in text, "the resync is told")
         text = shown.wait(lambda text: "1 of 1 links SYNCED" in text, "in step again")
         assert "! " not in text and "resynced: consistent at" in text
         primary.finish()

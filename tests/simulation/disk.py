@@ -35,8 +35,9 @@ class Faults:
     """What is to go wrong, and how many operations there were.
 
     ``fail`` arms one failure. A failed pwrite lets half of its sectors through; a failed fdatasync
-    loses what was pending while the cache goes on showing it, as Linux does: a second fdatasync
-    that succeeds proves nothing.
+    loses what was written while the cache goes on showing it, as Linux does: a second fdatasync
+    that succeeds proves nothing. Names, and a size that ``truncate`` has set, are not lost: they
+    stand in the file system's own journal, and what fails there ends the whole file system.
     """
 
     capacity_bytes: int = UNLIMITED
@@ -103,6 +104,8 @@ class _Inode:
     size: int = 0
     durable_size: int = 0
     pending_sizes: list[int] = field(default_factory=list)
+    truncated: int | None = None
+    """The last pending size that ``truncate`` has set: no failed sync loses it."""
 
     def put(self, sector: int, data: bytes | None) -> None:
         if data is None:
@@ -116,20 +119,28 @@ class _Inode:
 
     def resize(self, size: int) -> None:
         if size != self.size:
-            self.size = size
+            self.size = self.truncated = size
             self.pending_sizes.append(size)
+
+    def extend(self, end: int) -> None:
+        """A write ends at ``end``: once it is synced the file is as long at least, also where a
+        failed sync has lost an earlier write that ended there, and the cache shows its size."""
+        self.size = max(self.size, end)
+        if end > (self.pending_sizes[-1] if self.pending_sizes else self.durable_size):
+            self.pending_sizes.append(end)
 
     def persist(self) -> None:
         for sector, versions in self.pending.items():
             _set(self.durable, sector, versions[-1])
         if self.pending_sizes:
             self.durable_size = self.pending_sizes[-1]
+        self.truncated = None
         self.lose()
 
     def lose(self) -> None:
-        """Nothing is pending any more, whatever became of it."""
+        """What was written is pending no more, whatever became of it."""
         self.pending.clear()
-        self.pending_sizes.clear()
+        self.pending_sizes = [] if self.truncated is None else [self.truncated]
 
     def copy(self) -> "_Inode":
         return _Inode(
@@ -139,6 +150,7 @@ class _Inode:
             self.size,
             self.durable_size,
             list(self.pending_sizes),
+            self.truncated,
         )
 
     def after_power_cut(self, rng: Random) -> "_Inode":
@@ -238,7 +250,7 @@ class SimFile:
             else:
                 versions.append(piece)
             at += SECTOR_BYTES
-        inode.resize(max(inode.size, end))
+        inode.extend(end)
 
     def punch(self, offset: int, length: int) -> None:
         """Make a range read as zeros; whole sectors become holes. The size stays."""

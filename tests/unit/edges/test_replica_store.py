@@ -256,6 +256,20 @@ def test_a_volume_grows_and_never_shrinks(replica: Replica) -> None:
         replica.send(make_record(K.RESIZE, 0, 0, SIZE, sequence=13))
 
 
+def test_a_volume_that_grew_before_a_failed_sync_has_its_size_after_a_power_cut() -> None:
+    disk = SimDisk()
+    volume = disk.directory().open("volume", create=True)
+    volume.truncate(SIZE)
+    volume.fdatasync()
+    disk.directory().sync()
+    volume.truncate(2 * SIZE)
+    disk.faults.fail(0, kinds=frozenset({"fdatasync"}))
+    with pytest.raises(OSError):
+        volume.fdatasync()
+    volume.fdatasync()
+    assert disk.power_cut(Random(0)).directory().open("volume").size == 2 * SIZE
+
+
 def test_a_device_that_is_larger_needs_no_growing(replica: Replica) -> None:
     replica.first_sync()
     replica.volumes[0].truncate(SIZE * 2)

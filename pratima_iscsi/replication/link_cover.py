@@ -203,6 +203,7 @@ class LinkCover:
         as ``zeros`` on both sides, the replica may lack that."""
         if self.connection is Connection.DISABLED:
             return
+        # With the last block, where that was short: whoever is reading it reads it again.
         first, end = block_span(old, record.length - old)
         if self.transaction is not None:
             self.transaction.note_write(record.volume, first, end)

@@ -290,18 +290,11 @@ class Resync:
         for piece, answer in zip(watch.ranges, answers, strict=True):
             if answer.error is not None:
                 self._unreadable(transaction, piece, answer.error, now)
-            elif answer.blocks and self._is_whole(piece, answer):
+            elif answer.blocks:
                 self._bring(transaction, watch, piece, answer, now)
         if watch.sweep:
             self._swept(transaction, now)
         self.link.pump(now)
-
-    def _is_whole(self, piece: BlockRange, answer: BlocksRead) -> bool:
-        """Whether an answer ends where its blocks do: the last one was shorter when it was read, if
-        the volume has grown since. Then they are read again."""
-        span = BlockRange(piece.volume, piece.first, answer.blocks)
-        size = self.link.group.sizes[piece.volume]
-        return answer.data is None or len(answer.data) == span.length(size)
 
     def _bring(
         self,
@@ -345,6 +338,7 @@ class Resync:
         if not link.group.log.fits(len(data or b"")):
             return
         length = span.length(link.group.sizes[span.volume])
+        assert data is None or len(data) == length, "read before the volume grew"
         if data is None:
             record = make_record(RecordKind.RESYNC_ZERO, span.volume, span.offset, length)
         else:

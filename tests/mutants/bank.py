@@ -380,6 +380,14 @@ MUTANTS: Final = (
         "scenario test_growth.test_a_resize_dropped_inside_a_transaction_is_queued_again",
     ),
     Mutant(
+        "a short last block that is being read counts as whole after the volume has grown",
+        "PROTOCOL 7: what was written, or grew, since its read began is read again",
+        _COVER,
+        "self.transaction.note_write(record.volume, first, end)",
+        "pass",
+        "scenario test_growth.test_a_short_last_block_that_was_being_copied_is_read_again",
+    ),
+    Mutant(
         "a replica is not asked to make room when it returns",
         "race 22: the replica grows first, also after it was away",
         _SINK,

@@ -222,15 +222,40 @@ def test_a_primary_that_stops_meanwhile_says_so_and_does_not_grow() -> None:
     scene.converge()
 
 
-def test_a_short_last_block_that_was_being_read_is_read_again() -> None:
+def test_a_short_last_block_that_was_being_compared_is_compared_again() -> None:
     scene = Scene(blocks=8, short=3 * SECTOR).synced()
     scene.wait(scene.write(1))
     scene.source.crash(power=False)
     scene.source.read_seconds = 0.2
     scene.start_source(StopKind.CRASHED)
-    scene.until(lambda: scene.link.transaction is not None and bool(scene.link.transaction.reads))
+    grown_while_read(scene, compare=True)
+
+
+def test_a_short_last_block_that_was_being_copied_is_read_again() -> None:
+    scene = Scene(blocks=8, short=3 * SECTOR).synced()
+    scene.wait(scene.ask(scene.load.write(0, 7 * BLOCK_BYTES, BLOCK_BYTES - 3 * SECTOR)))
+    scene.until(scene.converged)
+    scene.source.read_seconds = 0.2
+    scene.source.cold = True
+    scene.source.fail_writes = 1
+    scene.ask(scene.load.write(0, 7 * BLOCK_BYTES, SECTOR))
+    grown_while_read(scene, compare=False)
+
+
+def grown_while_read(scene: Scene, *, compare: bool) -> None:
+    """Grow while the volume's last block is read for a comparison, or for a copy."""
+
+    def read() -> bool:
+        reads = scene.link.transaction.reads.values() if scene.link.transaction else ()
+        return any(
+            watch.compare is compare and not watch.sweep and watch.ranges[-1].overlaps(0, 7, 8)
+            for watch in reads
+        )
+
+    scene.until(read)
     grown(scene, 16 * BLOCK_BYTES)
-    assert scene.link.transaction is not None and scene.link.transaction.reads
+    assert read()
+    scene.source.cold = False
     session = scene.link.session
     scene.until(scene.converged)
     assert scene.link.session == session, "no frame was refused"

@@ -107,6 +107,8 @@ class SourceNode(Node):
         self.reports: list[fx.Report] = []
         self.read_seconds = 0.003
         """What a read off the loop takes, about."""
+        self.cold = False
+        """Whether the page cache holds nothing that a closing sweep looks for."""
         self.fail_writes = 0
         self.fail_flushes = 0
         self.unreadable: set[tuple[int, int]] = set()
@@ -505,12 +507,15 @@ class SourceNode(Node):
         if self.slow:
             self._in_order(lambda: tell(answer(effect.blocks_max)))
         elif effect.sweep:
-            cached = answer(1 << 30)
-            tell([fx.BlocksRead(0) if self.world.chance(0.1) else piece for piece in cached])
+            tell([self._from_cache(piece) for piece in answer(1 << 30)])
         else:
             # Off the loop: read at one moment, answered at a later one.
             answers = answer(effect.blocks_max)
             self.later(self.world.delay(self.read_seconds), lambda: tell(answers))
+
+    def _from_cache(self, piece: fx.BlocksRead) -> fx.BlocksRead:
+        """What a sweep gets, which never waits for the disk."""
+        return fx.BlocksRead(0) if self.world.chance(0.1) or self.cold else piece
 
     def _piece(self, piece: BlockRange, blocks_max: int) -> fx.BlocksRead:
         size = len(self.images[piece.volume])

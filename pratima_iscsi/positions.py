@@ -35,6 +35,18 @@ ORIGIN: Final = Position(NO_GENERATION, 0)
 
 
 @dataclass(frozen=True, slots=True)
+class LinkSequence:
+    """The record number ``n`` that ``incarnation``, a run of the source, has sent on one link
+    (0, 0: none). Resync records and markers count, too."""
+
+    incarnation: int
+    n: int
+
+
+NO_RECORD: Final = LinkSequence(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
 class Ancestor:
     """A generation that ended at ``last`` (a sequence, or UNKNOWN)."""
 

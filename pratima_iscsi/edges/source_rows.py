@@ -1,7 +1,8 @@
 """A source's state as rows of plain tables, and back: the layout of ``source.db``.
 
-64-bit ids are hexadecimal text, because SQLite's integers have a sign. One rule: rows are checked
-field by field on the way back, and whatever does not fit raises ValueError.
+64-bit ids, and numbers that a peer has said, are hexadecimal text, because SQLite's integers have a
+sign. One rule: rows are checked field by field on the way back, and whatever does not fit raises
+ValueError.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from pratima_iscsi.limits import ANCESTRY_MAX, LINKS_MAX, NAME_BYTES_MAX, VOLUMES_MAX
-from pratima_iscsi.positions import UNKNOWN, Ancestor, History, Position
+from pratima_iscsi.positions import UNKNOWN, Ancestor, History, LinkSequence, Position
 from pratima_iscsi.replication.source_state import LinkState, SourceState, VolumeState
 
 Row = Mapping[str, object]
@@ -72,6 +73,9 @@ class _LinkRow(msgspec.Struct, forbid_unknown_fields=True):
     base_generation: _Hex
     base_sequence: _Number
     base_history: _Id
+    acknowledged_incarnation: _Hex
+    acknowledged_n: _Hex
+    sender: _Hex
     direct_transaction: _Hex
 
 
@@ -168,6 +172,9 @@ def _link_row(ordinal: int, link: LinkState) -> _LinkRow:
         base_generation=_hex(link.base.generation),
         base_sequence=link.base.sequence,
         base_history=link.base_history,
+        acknowledged_incarnation=_hex(link.acknowledged.incarnation),
+        acknowledged_n=_hex(link.acknowledged.n),
+        sender=_hex(link.sender),
         direct_transaction=_hex(link.direct_transaction),
     )
 
@@ -215,6 +222,10 @@ def _link(row: _LinkRow, spill: Iterable[_SpillRow]) -> LinkState:
         enabled=bool(row.enabled),
         base=Position(int(row.base_generation, 16), row.base_sequence),
         base_history=row.base_history,
+        acknowledged=LinkSequence(
+            int(row.acknowledged_incarnation, 16), int(row.acknowledged_n, 16)
+        ),
+        sender=int(row.sender, 16),
         direct_transaction=int(row.direct_transaction, 16),
         table=tuple(parts[TABLE]),
         unverified=tuple(parts[UNVERIFIED]),

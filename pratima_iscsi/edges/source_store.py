@@ -38,14 +38,14 @@ from pratima_iscsi.edges.source_rows import (
 )
 from pratima_iscsi.errors import StateError
 from pratima_iscsi.limits import DATABASE_BUSY_SECONDS
-from pratima_iscsi.positions import NO_GENERATION, ORIGIN, History
+from pratima_iscsi.positions import NO_GENERATION, NO_RECORD, ORIGIN, History
 from pratima_iscsi.records import NO_HISTORY
 from pratima_iscsi.replication.source_state import LinkState, SourceState, StopKind, VolumeState
 
 DATABASE_NAME: Final = "source.db"
 _SET_ASIDE: Final = ".damaged"
 _APPLICATION_ID: Final = 0x5052544D
-_SCHEMA_VERSION: Final = 1
+_SCHEMA_VERSION: Final = 2
 _STAMP_BYTES: Final = 16
 _OF_THE_MACHINE: Final = frozenset(
     {
@@ -422,6 +422,8 @@ def _without_tables(link: LinkState) -> LinkState:
         link,
         base=ORIGIN,
         base_history=NO_HISTORY,
+        acknowledged=NO_RECORD,
+        sender=0,
         direct_transaction=0,
         table=(),
         unverified=(),

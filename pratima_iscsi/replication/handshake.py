@@ -10,7 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from pratima_iscsi.positions import NO_GENERATION, ORIGIN, UNKNOWN, Ancestor, History, Position
+from pratima_iscsi.positions import (
+    NO_GENERATION,
+    ORIGIN,
+    UNKNOWN,
+    Ancestor,
+    History,
+    LinkSequence,
+    Position,
+)
 
 
 class Verdict(enum.Enum):
@@ -53,6 +61,10 @@ class SourceFacts:
     base: Position
     """The last durable position that the replica acknowledged."""
     base_history: bytes
+    acknowledged: LinkSequence
+    """The last record that the replica said it has durably, also before a clean stop."""
+    sender: int
+    """The incarnation that had the last session with the replica, 0: none."""
     compare: bool
     """The last stop was unclean, or the link's tables are unknown."""
     ended: int
@@ -91,7 +103,14 @@ def _same_direct(source: SourceFacts, replica: ReplicaFacts) -> bool:
     """A direct transaction of ours is open there, and what it had confirmed is there still."""
     if not replica.direct or not replica.transaction or replica.transaction != source.direct:
         return False
-    return replica.incarnation != source.incarnation or replica.durable + 1 >= source.first_n
+    # Inside it only the run that began it has sent anything.
+    return not _lacks_acknowledged(source, replica)
+
+
+def _lacks_acknowledged(source: SourceFacts, replica: ReplicaFacts) -> bool:
+    """What it said it has durably, of the run that it heard last, is not there."""
+    known = source.acknowledged
+    return replica.incarnation == known.incarnation and replica.durable < known.n
 
 
 def _replaced(source: SourceFacts, replica: ReplicaFacts) -> bool:
@@ -113,7 +132,7 @@ def _below_base(source: SourceFacts, replica: ReplicaFacts) -> bool:
     theirs, base = replica.history.position, source.base
     if not replica.consistent:
         return False
-    if replica.incarnation == source.incarnation and replica.durable + 1 < source.first_n:
+    if _lacks_acknowledged(source, replica):
         # What a direct resync had confirmed moved no position, and is not there any more.
         return True
     if base == ORIGIN or source.comparing:
@@ -125,6 +144,15 @@ def _below_base(source: SourceFacts, replica: ReplicaFacts) -> bool:
         return theirs.sequence < base.sequence
     # Another generation on our history is older, unless it is the one that writes now.
     return theirs.generation != source.history.position.generation
+
+
+def _unknown_run(source: SourceFacts, replica: ReplicaFacts) -> bool:
+    """It heard last neither the run that it acknowledged a record of, nor one that may have sent
+    more since: it is older, or that run ended uncleanly before it had written anything."""
+    known = source.acknowledged
+    if not replica.consistent or not known.n:
+        return False
+    return replica.incarnation not in (known.incarnation, source.sender)
 
 
 def _ahead(source: SourceFacts, replica: ReplicaFacts) -> bool:
@@ -193,6 +221,14 @@ RULES: Final[tuple[Rule, ...]] = (
         _below_base,
         Verdict.COMPARE,
         "the replica is older than what it had acknowledged as durable",
+        alarm=True,
+    ),
+    Rule(
+        "unknown run",
+        _unknown_run,
+        Verdict.COMPARE,
+        "the replica's last record is older than what it had acknowledged, or of a run of this "
+        "node that was not remembered",
         alarm=True,
     ),
     Rule(

@@ -15,7 +15,7 @@ from typing import Final
 
 from pratima_iscsi import limits
 from pratima_iscsi.operations import RecordKind
-from pratima_iscsi.positions import Position
+from pratima_iscsi.positions import LinkSequence, Position
 from pratima_iscsi.records import End, Record, make_record
 from pratima_iscsi.replication import clean, handshake
 from pratima_iscsi.replication.effects import (
@@ -248,6 +248,8 @@ class Link(LinkCover):
             self.stand_back(_REFUSALS[rule.verdict], rule.reason, now, alarm=rule.alarm)
             return
         self._apply(rule.verdict, rule.reason, now)
+        self.watermarks.acknowledged = LinkSequence(message.incarnation, message.durable)
+        self.sender = self.group.incarnation
         same = message.incarnation == self.group.incarnation
         self.queue.rewind(message.durable + 1 if same else 1)
         self.window.highest_n = self.queue.next_n - 1
@@ -296,6 +298,8 @@ class Link(LinkCover):
             next_n=max(self.queue.next_n, self.window.highest_n + 1),
             base=self.base,
             base_history=self.watermarks.base_history,
+            acknowledged=self.watermarks.acknowledged,
+            sender=self.sender,
             compare=self.must_compare,
             ended=self.ended_id,
             held=self.lost_power,
@@ -360,6 +364,8 @@ class Link(LinkCover):
                 self.group.emit(Report(self.index, "held", ack.held, alarm=True))
         self.watermarks.frame_received(self.window.received(ack.received, now))
         self._confirm(ack.durable, now)
+        if ack.durable:
+            self.watermarks.acknowledged = LinkSequence(self.group.incarnation, ack.durable)
         position = Position(ack.generation, ack.sequence)
         if self.watermarks.contradicted_by(position, ack.history):
             self.must_compare = True

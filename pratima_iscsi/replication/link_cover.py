@@ -85,6 +85,8 @@ class LinkCover:
         self.table = BlockWriteTable(volumes)
         self.unverified = BlockWriteTable(volumes)
         self.synced_once = False
+        self.sender = 0
+        """The incarnation that had the last session with the replica, 0: none that is known."""
         self.direct_id = 0
         self.ended_id = 0
         """The last transaction of this run that ended: the replica remembers it, too."""
@@ -104,6 +106,8 @@ class LinkCover:
             self.unverified = BlockWriteTable.deserialize(saved.unverified)
             self.watermarks.base = saved.base
             self.watermarks.base_history = saved.base_history
+            self.watermarks.acknowledged = saved.acknowledged
+            self.sender = saved.sender
             self.direct_id = saved.direct_transaction
             self.must_compare = False
         else:

@@ -30,6 +30,8 @@ def spill_of(link: Link) -> LinkState:
         flags_of(link),
         base=link.base,
         base_history=link.watermarks.base_history,
+        acknowledged=link.watermarks.acknowledged,
+        sender=link.sender,
         direct_transaction=link.direct_id,
         table=link.cover().serialize() if known else (),
         unverified=link.unverified.serialize() if known else (),

@@ -8,7 +8,7 @@ doubt says no.
 import enum
 from dataclasses import dataclass, field
 
-from pratima_iscsi.positions import ORIGIN, History, Position
+from pratima_iscsi.positions import NO_RECORD, ORIGIN, History, LinkSequence, Position
 from pratima_iscsi.records import NO_HISTORY
 
 
@@ -52,6 +52,10 @@ class LinkState:
     base: Position = ORIGIN
     """The replica's durable position at the last acknowledgement."""
     base_history: bytes = NO_HISTORY
+    acknowledged: LinkSequence = NO_RECORD
+    """The last record that the replica said it has durably."""
+    sender: int = 0
+    """The incarnation that had the last session with the replica, 0: none."""
     direct_transaction: int = 0
     """The first sync under way, 0: none."""
     table: tuple[bytes, ...] = ()

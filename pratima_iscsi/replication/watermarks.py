@@ -1,13 +1,14 @@
 """How far a replica is, as its acknowledgements prove it: two sequences, and its last known point.
 
-One rule: a record inside a transaction moves none of them; END moves them all.
+One rule: a record inside a transaction moves none of them, only the link sequence; END moves them
+all.
 """
 
 from collections.abc import Sequence
 from typing import Final
 
 from pratima_iscsi.operations import COUNTED, RecordKind
-from pratima_iscsi.positions import ORIGIN, Position
+from pratima_iscsi.positions import NO_RECORD, ORIGIN, LinkSequence, Position
 from pratima_iscsi.records import NO_HISTORY, End, Record
 
 UNCONFIRMED: Final = -1
@@ -19,7 +20,7 @@ _MOVING: Final = COUNTED | {RecordKind.GENERATION}
 class Watermarks:
     """``durable`` ≤ ``received``, both sequences in the group's own generation."""
 
-    __slots__ = ("base", "base_history", "durable", "in_transaction", "received")
+    __slots__ = ("acknowledged", "base", "base_history", "durable", "in_transaction", "received")
 
     def __init__(self) -> None:
         self.received = UNCONFIRMED
@@ -30,6 +31,9 @@ class Watermarks:
         self.base_history = NO_HISTORY
         self.in_transaction = False
         """Confirmed up to inside a transaction."""
+        self.acknowledged: LinkSequence = NO_RECORD
+        """The last record that the replica said it has durably, of whichever run of the source:
+        what a direct resync has brought moves nothing else."""
 
     def forget(self) -> None:
         """Nothing of the group's generation counts as confirmed; base and transaction stay."""

@@ -310,9 +310,36 @@ MUTANTS: Final = (
         "a replica that went back inside a direct resync is believed",
         "race 14: below its last remembered acknowledgement: compare",
         _HANDSHAKE,
-        "replica.durable + 1 < source.first_n:",
-        "False:",
+        "return replica.incarnation == known.incarnation and replica.durable < known.n",
+        "return False",
         "scenario test_resync.test_a_replica_that_went_back_to_before_a_direct_resync_is_compared",
+    ),
+    Mutant(
+        "the spill forgets what a first sync had confirmed",
+        "race 14, over a clean stop: the last durable acknowledgement is spilled",
+        _SPILL,
+        "acknowledged=link.watermarks.acknowledged,",
+        "",
+        "scenario test_resync."
+        "test_a_replica_that_went_back_inside_a_first_sync_begins_anew_after_a_restart",
+    ),
+    Mutant(
+        "the spill forgets which run spoke to the replica last",
+        "no false alarm: what the last run sent may be durable there without an acknowledgement",
+        _SPILL,
+        "sender=link.sender,",
+        "",
+        "scenario test_resync."
+        "test_a_replica_that_has_more_than_it_could_acknowledge_before_a_restart_is_believed",
+    ),
+    Mutant(
+        "a replica that heard neither this run nor the last is believed",
+        "race 14, over a clean stop: an older run's record is below the last acknowledgement",
+        _HANDSHAKE,
+        "        _unknown_run,\n",
+        "        lambda s, r: False,\n",
+        "scenario test_resync."
+        "test_a_replica_that_went_back_to_before_a_direct_resync_is_compared_after_a_restart",
     ),
     Mutant(
         "each run counts its handshakes from 0",

@@ -6,6 +6,7 @@ from pratima_iscsi.operations import RecordKind
 from pratima_iscsi.replication.source_state import StopKind
 from pratima_iscsi.replication.states import Connection, LinkState, Mode, Replication
 from tests.scenarios.scene import Scene
+from tests.simulation.disk import SimDisk
 from tests.simulation.network import TO_SOURCE
 from tests.simulation.setup import KIB
 
@@ -173,6 +174,97 @@ def test_a_replica_that_went_back_to_before_a_direct_resync_is_compared() -> Non
     scene.until(scene.converged)
     assert any("older than what it had acknowledged" in alarm for alarm in scene.alarms())
     scene.converge()
+
+
+def test_a_replica_that_went_back_inside_a_first_sync_begins_anew_after_a_restart() -> None:
+    scene = Scene(blocks=192, log_bytes=64 * KIB)
+    scene.begin()
+    scene.network.partition()
+    for at in range(0, 192, 4):
+        scene.wait(scene.write(at, 4))
+    scene.network.heal()
+    scene.until(lambda: scene.replica.shadow.direct and len(scene.link.table) < 170)
+    older = scene.replica.disk.clone()
+    scene.until(lambda: len(scene.link.table) < 100)
+    restarted_while_it_goes_back(scene, older)
+    assert len(scene.link.table) <= 116 and scene.link.direct_id
+    scene.until(lambda: scene.link.connection is Connection.OPEN)
+    assert len(scene.link.cover()) > 170, "the replica was believed"
+    scene.until(scene.converged)
+    scene.converge()
+
+
+def test_a_replica_that_went_back_to_before_a_direct_resync_is_compared_after_a_restart() -> None:
+    scene = Scene(blocks=192, log_bytes=64 * KIB, direct_resync=True)
+    scene.replica.staging_bytes = 0
+    scene.synced()
+    scene.overflow()
+    scene.network.partition()
+    older = scene.replica.disk.clone()
+    scene.source.stop()
+    scene.until(lambda: not scene.source.alive)
+    scene.network.heal()
+    scene.start_source(StopKind.CLEAN)
+    scene.until(lambda: scene.link.transaction is not None)
+    left = len(scene.link.table)
+    scene.until(lambda: len(scene.link.table) < left - 20)
+    assert scene.link.transaction is not None and scene.link.transaction.direct
+    restarted_while_it_goes_back(scene, older)
+    scene.until(scene.converged)
+    assert any("older than what it had acknowledged" in alarm for alarm in scene.alarms())
+    scene.converge()
+
+
+def test_a_first_sync_goes_on_after_a_clean_restart_of_the_primary() -> None:
+    scene = Scene(blocks=192, log_bytes=64 * KIB)
+    scene.begin()
+    scene.network.partition()
+    for at in range(0, 192, 4):
+        scene.wait(scene.write(at, 4))
+    scene.network.heal()
+    scene.until(lambda: scene.replica.shadow.direct and len(scene.link.table) < 100)
+    restarted(scene)
+    left = len(scene.link.table)
+    scene.until(lambda: scene.link.connection is Connection.OPEN)
+    assert len(scene.link.cover()) <= left <= 116, "the first sync began anew"
+    scene.until(scene.converged)
+    scene.converge()
+
+
+def test_a_replica_that_has_more_than_it_could_acknowledge_before_a_restart_is_believed() -> None:
+    scene = Scene().synced()
+    scene.wait(scene.write(1))
+    scene.until(scene.converged)
+    restarted(scene)
+    scene.at_record(RecordKind.BEGIN, lambda: scene.network.deaf_until.update({TO_SOURCE: 1e9}))
+    durable = scene.replica.sink.durable.incarnation
+    scene.until(lambda: scene.replica.sink.durable.incarnation != durable)
+    restarted(scene)
+    scene.until(scene.converged)
+    assert not scene.alarms()
+    scene.converge()
+
+
+def restarted(scene: Scene) -> None:
+    """Stop the primary cleanly in the middle, and start it again."""
+    scene.network.partition()
+    scene.source.stop()
+    scene.until(lambda: not scene.source.alive)
+    scene.network.heal()
+    scene.start_source(StopKind.CLEAN)
+
+
+def restarted_while_it_goes_back(scene: Scene, older: SimDisk) -> None:
+    """Stop the primary in the middle, exchange the replica's disk for an older one, go on."""
+    scene.network.partition()
+    scene.source.stop()
+    scene.until(lambda: not scene.source.alive)
+    scene.replica.crash(power=False)
+    scene.pair.older = older
+    scene.pair.go_back()
+    scene.pair.start_replica()
+    scene.network.heal()
+    scene.start_source(StopKind.CLEAN)
 
 
 def test_a_synchronous_link_is_degraded_before_a_direct_resync_gives_up_the_old_point() -> None:

@@ -172,4 +172,4 @@ def _rot(pair: Pair) -> None:
     file.pwrite(bytes([byte]), at)
     file.fdatasync()
     replica.spoilt = True
-    pair.amnesia = True
+    pair.forget()

@@ -99,6 +99,33 @@ def _disks(rng: Random) -> Setup:
     )
 
 
+def _rollbacks(rng: Random) -> Setup:
+    """Replicas that go back to older disks, and a primary that stops or dies before it hears of
+    it: few writes, so that runs end that have written nothing."""
+    return Setup(
+        sizes=[rng.choice([24, 96]) * BLOCK_BYTES],
+        log_bytes=64 * KIB,
+        modes=_ASYNC,
+        slow=rng.random() < 0.5,
+        direct_resync=rng.random() < 0.7,
+        seconds=16.0,
+        rate=rng.choice([2.0, 20.0]),
+        bursts=0.1,
+        faults=[
+            "write error",
+            "replica rollback",
+            "replica rollback",
+            "replica kill",
+            "reset",
+            "partition",
+            "source stop",
+            "source stop",
+            "source kill",
+        ],
+        fault_every=0.7,
+    )
+
+
 def _long(rng: Random) -> Setup:
     """Resyncs in small pieces that last, with writes all the while, and sessions that end."""
     return Setup(
@@ -182,5 +209,6 @@ HUNTS: Final[dict[str, Callable[[Random], Setup]]] = {
     "restarts": _restarts,
     "waiting": _waiting,
     "disks": _disks,
+    "rollbacks": _rollbacks,
     "growth": _growth,
 }

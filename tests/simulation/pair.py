@@ -53,6 +53,8 @@ class Pair:
         """False once a local write failed: until END the primary is not what the order says."""
         self.amnesia = False
         """The replica forgot what it had acknowledged, and no handshake has shown it yet."""
+        self.unspilled = False
+        """It did so after the primary's last clean stop, whose spill does not tell of it."""
         self.lost_power = False
         """The primary lost power after the link had been synchronous; nobody has spoken yet."""
         self.older: SimDisk | None = None
@@ -90,6 +92,10 @@ class Pair:
         self.model.end(position, images, exact=self.exact)
         self.exact = True
 
+    def spilled(self) -> None:
+        """The primary stopped cleanly: what a handshake has shown it, its next run knows."""
+        self.unspilled = self.amnesia
+
     # --- faults --------------------------------------------------------------------------------
 
     def start_replica(self) -> None:
@@ -105,7 +111,11 @@ class Pair:
         """The dead replica's disk is exchanged for the older copy, or for an empty one."""
         self.replica.exchange(self.older or fresh_disk(self.replica.volumes_count))
         self.older = None
-        self.amnesia = True
+        self.forget()
+
+    def forget(self) -> None:
+        """The replica has less than it had acknowledged."""
+        self.amnesia = self.unspilled = True
 
     def recheck(self) -> None:
         """Compare every block again: after a restart the images are the disks'."""

@@ -181,6 +181,9 @@ class Simulation:
         if stop is StopKind.POWER_LOST:
             for pair in self.pairs:
                 pair.lost_power |= pair.mode is not Mode.ASYNC
+        if stop is StopKind.CLEAN:
+            for pair in self.pairs:
+                pair.amnesia |= pair.unspilled
         source.start(stop)
         told, found = self.load.sizes, list(map(len, source.images))
         assert all(map(int.__le__, told, found)), f"a volume shrank: told {told}, now {found}"

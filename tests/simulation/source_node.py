@@ -11,7 +11,7 @@ from pratima_iscsi.blocks import BLOCK_BYTES, BlockRange
 from pratima_iscsi.edges.growth import make_room
 from pratima_iscsi.errors import OperatorError
 from pratima_iscsi.operations import RecordKind
-from pratima_iscsi.positions import NO_GENERATION, ORIGIN, Position
+from pratima_iscsi.positions import NO_GENERATION, NO_RECORD, ORIGIN, Position
 from pratima_iscsi.records import NO_HISTORY, End, Record, make_record
 from pratima_iscsi.replication import effects as fx
 from pratima_iscsi.replication.messages import Message, VolumeOffer
@@ -42,6 +42,8 @@ class Store:
                     link,
                     table=(),
                     unverified=(),
+                    acknowledged=NO_RECORD,
+                    sender=0,
                     direct_transaction=0,
                     base=ORIGIN,
                     base_history=NO_HISTORY,
@@ -79,6 +81,9 @@ class Far(Protocol):
 
     def ended(self, position: Position, images: list[bytes]) -> None:
         """END was appended."""
+
+    def spilled(self) -> None:
+        """A clean stop has stored what the primary knows."""
 
 
 class SourceNode(Node):
@@ -201,6 +206,8 @@ class SourceNode(Node):
             volumes = [VolumeState(v.name, v.size) for v in backstore.options.volumes]
             self.store.state = backstore.snapshot(volumes, "boot")
             self.stopped_clean, self.other_boot = True, False
+            for far in self.far:
+                far.spilled()
         self.world.trace("source", f"stopped, clean: {self.stopped_clean}")
         self.die()
         for far in self.far:

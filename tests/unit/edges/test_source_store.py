@@ -16,7 +16,15 @@ from pratima_iscsi.edges.degraded_mark import DegradedMark
 from pratima_iscsi.edges.source_identity import IDENTITY_NAME, IdentityFile
 from pratima_iscsi.edges.source_store import DATABASE_NAME, SourceStore
 from pratima_iscsi.errors import StateError
-from pratima_iscsi.positions import ORIGIN, UNKNOWN, Ancestor, History, Position
+from pratima_iscsi.positions import (
+    NO_RECORD,
+    ORIGIN,
+    UNKNOWN,
+    Ancestor,
+    History,
+    LinkSequence,
+    Position,
+)
 from pratima_iscsi.replication.source_state import (
     LinkState,
     SourceState,
@@ -47,6 +55,8 @@ LINKS = (
         synced_once=True,
         base=Position(GENERATION, 41),
         base_history=b"h" * 16,
+        acknowledged=LinkSequence((1 << 64) - 2, (1 << 64) - 1),
+        sender=(1 << 64) - 3,
         direct_transaction=(1 << 64) - 1,
         table=table((0, 3, 9), (1, 3, 4)),
         unverified=table((0, 8, 9)),
@@ -97,7 +107,8 @@ def assert_identity_only(state: SourceState) -> None:
     for link in state.links:
         assert link.table == link.unverified == ()
         assert link.base == ORIGIN
-        assert link.direct_transaction == 0
+        assert link.acknowledged == NO_RECORD
+        assert link.sender == link.direct_transaction == 0
     assert [link.name for link in state.links if link.ever_sync] == ["127.0.0.1:7010"]
 
 

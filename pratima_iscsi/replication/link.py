@@ -469,10 +469,6 @@ class Link(LinkCover):
             or now >= queue.unsent_at + limits.COALESCE_SECONDS
         )
 
-    def append_mark(self, record: Record, now: float) -> None:
-        """Queue a record of the link's own."""
-        self.take(record, now)
-
     def send(self, now: float, *, at_once: bool = False) -> None:
         """Send whole batches, and a part of one when it has waited long enough."""
         if self.connection is not Connection.OPEN or self.held:

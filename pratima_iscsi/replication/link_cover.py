@@ -199,7 +199,8 @@ class LinkCover:
             self.take(record, now)
 
     def take(self, record: Record, now: float) -> None:
-        """Queue a record that ``wants`` asked for and that the log has room for."""
+        """Queue a write that ``wants`` asked for, or a record of the link's own; the log has room
+        for it."""
         self.queue.append(record, now)
 
     def resize(self, record: Record, old: int, now: float, *, zeros: bool) -> None:

@@ -143,7 +143,7 @@ class Resync:
         link.direct_id = transaction.id if direct else 0
         reason = clean.begun(link, transaction)
         payload = Begin(transaction.id, direct, link.group.sizes).encode()
-        link.append_mark(make_record(RecordKind.BEGIN, payload=payload), now)
+        link.take(make_record(RecordKind.BEGIN, payload=payload), now)
         link.replicate_by(Replication.TRANSACTION, reason)
 
     # --- the next step ---------------------------------------------------------------------------
@@ -344,7 +344,7 @@ class Resync:
         else:
             record = make_record(RecordKind.RESYNC, span.volume, span.offset, length, data)
             link.resync_unconfirmed += len(data)
-        link.append_mark(record, now)
+        link.take(record, now)
         link.table.discard(span.volume, span.first, span.end)
         link.unverified.discard(span.volume, span.first, span.end)
         self.appended_at = now
@@ -378,7 +378,7 @@ class Resync:
         link = self.link
         payload = End(transaction.id, link.group.history, link.group.digest).encode()
         transaction.end = make_record(RecordKind.END, payload=payload)
-        link.append_mark(transaction.end, now)
+        link.take(transaction.end, now)
         link.replicate_by(Replication.STREAM, "all blocks sent; waiting for the replica's END")
         self.sweeping = False
         link.group.release_writes(now)
@@ -409,7 +409,7 @@ class Resync:
         asked = Watch((span,), watch.written, compare=True, asked_at=now)
         transaction.verifies[self.verifies] = asked
         transaction.asked.add(span.volume, span.first, span.end)
-        link.append_mark(record, now)
+        link.take(record, now)
         self.appended_at = now
 
     def answered(self, answer: VerifyAnswer, now: float) -> None:

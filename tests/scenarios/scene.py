@@ -8,6 +8,7 @@ from pratima_iscsi.replication.messages import Message
 from pratima_iscsi.replication.operation import FLUSH, Operation
 from pratima_iscsi.replication.states import LinkState, Mode, Replication
 from pratima_iscsi.replication.wire import decode_batch
+from tests.simulation.disk import SimDisk
 from tests.simulation.run import Simulation
 from tests.simulation.setup import KIB, Setup
 
@@ -84,6 +85,14 @@ class Scene(Simulation):
             self.rest(0.001)
         assert self.link.replication is not Replication.STREAM
         self.network.heal()
+
+    def roll_back(self, older: SimDisk | None = None) -> None:
+        """The replica is killed, and comes back with an older disk, or with an empty one."""
+        if self.replica.alive:
+            self.replica.crash(power=False)
+        self.pair.older = older
+        self.pair.go_back()
+        self.pair.start_replica()
 
     def at_record(self, kind: RecordKind, act: Callable[[], None]) -> None:
         """Do something once, when the first frame with such a record has arrived."""

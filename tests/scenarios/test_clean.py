@@ -162,9 +162,7 @@ def test_a_word_says_nothing_of_a_replica_that_went_back() -> None:
     scene.rest()
     disable(scene)
     assert clean(scene, proof=False)
-    scene.pair.older = older
-    scene.pair.go_back()
-    scene.pair.start_replica()
+    scene.roll_back(older)
     scene.until(lambda: scene.state is LinkState.DISABLED)
     assert "another state of the replica" in scene.link.reason
     scene.source.backstore.enable(0, scene.world.now)

@@ -81,10 +81,7 @@ def test_a_replica_that_went_back_is_compared_and_there_is_an_alarm() -> None:
     older = scene.replica.disk.clone()
     scene.write(2)
     scene.until(scene.converged)
-    scene.replica.crash(power=False)
-    scene.pair.older = older
-    scene.pair.go_back()
-    scene.pair.start_replica()
+    scene.roll_back(older)
     scene.rest()
     scene.until(scene.converged)
     assert any("older than what it had acknowledged" in alarm for alarm in scene.alarms())
@@ -102,10 +99,7 @@ def test_a_replica_that_went_back_behind_a_resync_at_the_same_position_is_compar
     scene.until(scene.converged)
     position = scene.replica.shadow.position
     scene.rest(3.0)
-    scene.replica.crash(power=False)
-    scene.pair.older = older
-    scene.pair.go_back()
-    scene.pair.start_replica()
+    scene.roll_back(older)
     scene.rest()
     scene.until(scene.converged)
     assert scene.replica.shadow.position == position
@@ -116,9 +110,7 @@ def test_an_empty_disk_in_a_replicas_place_gets_a_first_sync() -> None:
     scene = Scene().synced()
     scene.write(1, 8)
     scene.until(scene.converged)
-    scene.replica.crash(power=False)
-    scene.pair.go_back()
-    scene.pair.start_replica()
+    scene.roll_back()
     scene.rest()
     scene.until(scene.converged)
     scene.converge()

@@ -166,10 +166,7 @@ def test_a_replica_that_went_back_to_before_a_direct_resync_is_compared() -> Non
     first_n = scene.link.queue.first_n
     scene.until(lambda: scene.link.queue.first_n > first_n + 2)
     assert scene.link.transaction is not None and scene.link.transaction.direct
-    scene.replica.crash(power=False)
-    scene.pair.older = older
-    scene.pair.go_back()
-    scene.pair.start_replica()
+    scene.roll_back(older)
     scene.rest()
     scene.until(scene.converged)
     assert any("older than what it had acknowledged" in alarm for alarm in scene.alarms())
@@ -186,7 +183,7 @@ def test_a_replica_that_went_back_inside_a_first_sync_begins_anew_after_a_restar
     scene.until(lambda: scene.replica.shadow.direct and len(scene.link.table) < 170)
     older = scene.replica.disk.clone()
     scene.until(lambda: len(scene.link.table) < 100)
-    restarted_while_it_goes_back(scene, older)
+    restarted(scene, older)
     assert len(scene.link.table) <= 116 and scene.link.direct_id
     scene.until(lambda: scene.link.connection is Connection.OPEN)
     assert len(scene.link.cover()) > 170, "the replica was believed"
@@ -209,7 +206,7 @@ def test_a_replica_that_went_back_to_before_a_direct_resync_is_compared_after_a_
     left = len(scene.link.table)
     scene.until(lambda: len(scene.link.table) < left - 20)
     assert scene.link.transaction is not None and scene.link.transaction.direct
-    restarted_while_it_goes_back(scene, older)
+    restarted(scene, older)
     scene.until(scene.converged)
     assert any("older than what it had acknowledged" in alarm for alarm in scene.alarms())
     scene.converge()
@@ -245,24 +242,14 @@ def test_a_replica_that_has_more_than_it_could_acknowledge_before_a_restart_is_b
     scene.converge()
 
 
-def restarted(scene: Scene) -> None:
-    """Stop the primary cleanly in the middle, and start it again."""
+def restarted(scene: Scene, older: SimDisk | None = None) -> None:
+    """Stop the primary cleanly in the middle, and start it again; meanwhile the replica may have
+    gone back to an older disk."""
     scene.network.partition()
     scene.source.stop()
     scene.until(lambda: not scene.source.alive)
-    scene.network.heal()
-    scene.start_source(StopKind.CLEAN)
-
-
-def restarted_while_it_goes_back(scene: Scene, older: SimDisk) -> None:
-    """Stop the primary in the middle, exchange the replica's disk for an older one, go on."""
-    scene.network.partition()
-    scene.source.stop()
-    scene.until(lambda: not scene.source.alive)
-    scene.replica.crash(power=False)
-    scene.pair.older = older
-    scene.pair.go_back()
-    scene.pair.start_replica()
+    if older is not None:
+        scene.roll_back(older)
     scene.network.heal()
     scene.start_source(StopKind.CLEAN)
 

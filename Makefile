@@ -2,7 +2,7 @@
 # the virtual environment is .venv, and `make clean` removes all that the others made but that.
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-kernel lint types layers format bench conformance fuzz venv system-packages clean distclean
+.PHONY: help quickstart test test-compiled test-kernel compiled lint types layers format bench bench-kernel conformance fuzz venv system-packages clean distclean
 
 # The first Python of 3.11 or later that this machine has.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
@@ -12,6 +12,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
+# What is compiled stands in a directory of its own, which nothing takes for the sources.
+COMPILED := PRATIMA_COMPILED=1 PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/compiled:$(CURDIR)
+COMPILED_TESTS := $(addprefix tests/,unit properties scenarios simulation torture conformance \
+	integration/daemons integration/links integration/portal)
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -21,6 +26,10 @@ quickstart: $(VENV)/.installed ## a target and a replica on loopback, written th
 
 test: system-packages $(VENV)/.installed-dev lint types layers ## every check and test that this machine can run
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-compiled: system-packages build/compiled/.built ## the tests of the hot path, with the hot path compiled
+	$(COMPILED) PRATIMA_SEEDS=300 $(BIN)/python -m pytest --import-mode=append \
+		-m "not long and not kernel and not plain" $(COMPILED_TESTS) $(PYTEST_ARGS)
 
 test-kernel: system-packages $(VENV)/.installed-dev ## LIO, TCMU and initiators of a real kernel, in virtual machines
 	$(BIN)/python -m pytest -m kernel tests/kernel $(PYTEST_ARGS)
@@ -41,8 +50,11 @@ format: $(VENV)/.installed-dev ## lay out the sources as `make test` wants them
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
-bench: $(VENV)/.installed-dev ## docs/benchmark.md: this target beside tgtd, with and without a replica
-	$(BIN)/python -m benchmarks --write docs/benchmark.md
+bench: build/compiled/.built ## docs/benchmark.md: this target beside tgtd, with and without a replica
+	$(COMPILED) $(BIN)/python -m benchmarks --write docs/benchmark.md $(BENCH_ARGS)
+
+bench-kernel: build/compiled/.built ## beside tcmu-runner and DRBD, in virtual machines (BENCH_ARGS: --help tells them)
+	$(COMPILED) $(BIN)/python -m benchmarks.kernel $(BENCH_ARGS)
 
 conformance: $(VENV)/.installed-dev ## docs/conformance.md: libiscsi's suite on this target and on tgtd
 	$(BIN)/python -m tests.conformance --write docs/conformance.md
@@ -70,6 +82,13 @@ $(VENV)/.installed-dev: setup.cfg pyproject.toml targetcli-ext/setup.cfg | $(BIN
 	$(PIP) install --quiet --editable '.[dev]' --editable targetcli-ext
 	$(PIP) install --quiet --no-deps 'targetcli>=3,<4'
 	@touch $@ $(VENV)/.installed
+
+compiled: build/compiled/.built ## the package with its hot path compiled, in build/compiled
+
+build/compiled/.built: setup.py setup.cfg $(shell find pratima_iscsi -name '*.py') | $(VENV)/.installed-dev
+	rm -rf build
+	PRATIMA_COMPILE=1 $(PIP) install --quiet --no-deps --no-build-isolation --target build/compiled .
+	@touch $@
 
 clean: ## remove what builds and tests left behind
 	rm -rf build dist *.egg-info targetcli-ext/*.egg-info targetcli-ext/build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.* quickstart-data

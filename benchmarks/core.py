@@ -9,11 +9,10 @@ import statistics
 import time
 
 from pratima_iscsi.backstore import Backstore, GroupOptions
-from pratima_iscsi.operations import RecordKind
+from pratima_iscsi.operations import Operation, RecordKind
 from pratima_iscsi.replication import effects as fx
 from pratima_iscsi.replication.group import LinkOptions
 from pratima_iscsi.replication.messages import Ack, VolumeOffer, Welcome
-from pratima_iscsi.replication.operation import Operation
 from pratima_iscsi.replication.source_state import SourceState
 
 BLOCK = 4096

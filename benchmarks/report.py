@@ -11,6 +11,7 @@ from typing import Final
 from benchmarks.bars import AGAIN, Judged, Memory, Metric, Ratio, Sample, Verdict, ratio
 from benchmarks.client import Workload
 from benchmarks.subjects import ALONE, ASYNC, DEAD, STOPPED, TGTD
+from pratima_iscsi import hot_path
 
 _PREFACE: Final = (
     "Made by `python -m benchmarks` (`make bench` writes this page); `--help` says what can be "
@@ -40,6 +41,7 @@ def machine() -> dict[str, str]:
         "processors": f"{os.cpu_count()} × {model}",
         "kernel": platform.release(),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "hot path": hot_path(),
         "load": " ".join(f"{value:.2f}" for value in os.getloadavg()),
     }
 

@@ -21,8 +21,9 @@ from dataclasses import dataclass, replace
 from pratima_iscsi import limits
 from pratima_iscsi.block_write_table import BlockWriteTable
 from pratima_iscsi.blocks import block_span
+from pratima_iscsi.errors import SyncError
 from pratima_iscsi.limits import BATCH_BYTES_MAX, RECORD_OVERHEAD_BYTES
-from pratima_iscsi.operations import Done, RecordKind, SyncError
+from pratima_iscsi.operations import FLUSH, RESIZE, UPDATE, WRITE, ZERO, Done, Operation, RecordKind
 from pratima_iscsi.ordered_log import OrderedLog
 from pratima_iscsi.positions import NO_GENERATION, Ancestor, History, new_generation
 from pratima_iscsi.records import (
@@ -49,7 +50,6 @@ from pratima_iscsi.replication.growth import Growth
 from pratima_iscsi.replication.link import Link
 from pratima_iscsi.replication.link_spill import flags_of, spill_of
 from pratima_iscsi.replication.messages import Grown, Message, VolumeOffer
-from pratima_iscsi.replication.operation import FLUSH, RESIZE, UPDATE, WRITE, ZERO, Operation
 from pratima_iscsi.replication.source_state import LinkState, SourceState, StopKind, VolumeState
 from pratima_iscsi.replication.states import Connection, Mode
 

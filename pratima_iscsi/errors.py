@@ -7,6 +7,8 @@
     └── OperatorError       an operator's: the CLI prints it with its next step and exits
         ├── UsageError      the request itself is wrong (exit 2)
         └── StateError      the state on disk or of the daemon does not allow it (exit 2)
+    OSError
+    └── SyncError           of a disk: whoever keeps its data there decides what is lost
 
 What is expected (a silent link, a full log) is an event with a reason and no exception.
 """
@@ -42,3 +44,13 @@ class UsageError(OperatorError):
 
 class StateError(OperatorError):
     """The state on disk, or of a daemon, does not allow the request."""
+
+
+class SyncError(OSError):
+    """A sync failed: whatever was written before it may be lost, and a later success proves
+    nothing."""
+
+    @classmethod
+    def of(cls, error: OSError) -> "SyncError":
+        """The same error, known to be one of a sync."""
+        return cls(error.errno, error.strerror, error.filename)

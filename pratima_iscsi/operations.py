@@ -6,7 +6,10 @@ the local volume, every link's queue and the wire. One rule: a record is immutab
 
 import enum
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Final, Protocol
+
+if TYPE_CHECKING:
+    from pratima_iscsi.records import Record
 
 Buffer = bytes | bytearray | memoryview
 
@@ -21,16 +24,6 @@ Transform = Callable[[bytes], bytes | None]
 
 UpdateDone = Callable[[bool, OSError | None], None]
 """Told once when an update has settled: whether it wrote, and the cause of a failure."""
-
-
-class SyncError(OSError):
-    """A sync failed: whatever was written before it may be lost, and a later success proves
-    nothing."""
-
-    @classmethod
-    def of(cls, error: OSError) -> "SyncError":
-        """The same error, known to be one of a sync."""
-        return cls(error.errno, error.strerror, error.filename)
 
 
 class RecordKind(enum.IntEnum):
@@ -62,6 +55,71 @@ class RecordKind(enum.IntEnum):
 
 COUNTED = frozenset({RecordKind.WRITE, RecordKind.ZERO, RecordKind.RESIZE, RecordKind.BOOKMARK})
 """Kinds that a position counts and a history digest covers."""
+
+
+WRITE: Final = int(RecordKind.WRITE)
+ZERO: Final = int(RecordKind.ZERO)
+RESIZE: Final = int(RecordKind.RESIZE)
+"""``length`` is the volume's new size; it is admitted when every side has room for it."""
+FLUSH: Final = int(RecordKind.FLUSH)
+UPDATE: Final = 64
+"""Reads, transforms and writes; it is admitted as a WRITE. Never on the wire."""
+
+
+class Operation:
+    """A write, zero, update, resize or flush on its way; ``done`` is told once, with ``error``."""
+
+    __slots__ = (
+        "changed",
+        "done",
+        "error",
+        "fua",
+        "kind",
+        "length",
+        "offset",
+        "payload",
+        "record",
+        "sequence",
+        "started",
+        "transform",
+        "update_done",
+        "volume",
+    )
+
+    def __init__(
+        self,
+        kind: int,
+        volume: int,
+        offset: int,
+        length: int,
+        payload: bytes = b"",
+        *,
+        fua: bool = False,
+        done: Done | None = None,
+        transform: Transform | None = None,
+        update_done: UpdateDone | None = None,
+    ) -> None:
+        self.kind = kind
+        self.volume = volume
+        self.offset = offset
+        self.length = length
+        self.payload = payload
+        self.fua = fua
+        self.done = done
+        self.transform = transform
+        self.update_done = update_done
+        self.changed = False
+        self.record: Record | None = None
+        self.sequence = 0
+        self.started = 0.0
+        self.error: OSError | None = None
+
+    def tell(self) -> None:
+        """Tell whoever asked how it ended."""
+        if self.update_done is not None:
+            self.update_done(self.changed, self.error)
+        elif self.done is not None:
+            self.done(self.error)
 
 
 class Storage(Protocol):

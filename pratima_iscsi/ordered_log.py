@@ -10,30 +10,18 @@ no other way.
 from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import Final, Protocol
+from typing import Final
 
 from xxhash import xxh3_64_digest, xxh3_128_digest
 
 from pratima_iscsi.limits import BATCH_BYTES_MAX, BATCH_RECORDS_MAX, RECORD_OVERHEAD_BYTES
-from pratima_iscsi.operations import RecordKind
+from pratima_iscsi.operations import Operation, RecordKind
 from pratima_iscsi.positions import NO_GENERATION
 from pratima_iscsi.records import NO_HISTORY, PACK_ENTRY, End, GenerationBegin, Record
 
 _GENERATION = RecordKind.GENERATION
 _END = RecordKind.END
 _PLAIN: Final = frozenset({RecordKind.WRITE, RecordKind.ZERO})
-
-
-class Write(Protocol):
-    """An admitted write as its front end gave it, with its sequence."""
-
-    kind: int
-    volume: int
-    offset: int
-    length: int
-    payload: bytes
-    sequence: int
-    record: Record | None
 
 
 class OrderedLog:
@@ -65,7 +53,7 @@ class OrderedLog:
         self.room = limit - marks
         self.bytes = 0
         self.queues: list[LinkQueue] = []
-        self.tail: list[Write] = []
+        self.tail: list[Operation] = []
         self.tail_at = 0.0
         """When the first write of the tail came."""
         self.tail_bytes = 0
@@ -83,7 +71,7 @@ class OrderedLog:
         assert not self.tail, "a digest begins anew behind the writes before it"
         self._digest = digest
 
-    def admit(self, writes: Sequence[Write], cost: int, now: float) -> None:
+    def admit(self, writes: Sequence[Operation], cost: int, now: float) -> None:
         """Put writes, ``cost`` bytes together, into the tail; they go into every queue."""
         if not self.tail:
             self.tail_at = now
@@ -103,13 +91,14 @@ class OrderedLog:
         for queue in self.queues:
             queue.extend(records, cost, self.tail_at)
 
-    def records_of(self, writes: Iterable[Write]) -> list[Record]:
+    def records_of(self, writes: Iterable[Operation]) -> list[Record]:
         """The records of admitted writes, in their order; the digest goes on over them."""
+        pack, hash_payload, hash_history = PACK_ENTRY, xxh3_64_digest, xxh3_128_digest
         digest = self._digest
         records: list[Record] = []
         for write in writes:
             payload = write.payload
-            entry = PACK_ENTRY(
+            entry = pack(
                 write.kind,
                 0,
                 write.volume,
@@ -118,7 +107,7 @@ class OrderedLog:
                 write.offset,
                 write.length,
             )
-            digest = xxh3_128_digest(digest + entry + xxh3_64_digest(payload))
+            digest = hash_history(digest + entry + hash_payload(payload))
             record = write.record = Record(entry, payload, digest)
             records.append(record)
         self._digest = digest

@@ -106,6 +106,7 @@ def _facts(plan: Plan, arguments: Sequence[str]) -> dict[str, str]:
         "host": machine["processors"],
         "guest": f"Linux {host.kernel_release()}, 2 processors, emulated",
         "python": machine["python"],
+        "hot path": machine["hot path"],
         "runs": f"{plan.rounds} rounds of {plan.seconds:g} s after {plan.warm_seconds:g} s, "
         f"volumes of {plan.size_bytes // MIB} MiB in memory",
         "load before": machine["load"],

@@ -11,7 +11,7 @@ from typing import Final, NoReturn
 
 import click
 
-from pratima_iscsi import __version__
+from pratima_iscsi import __version__, hot_path
 from pratima_iscsi.cli.lazy import LazyGroup
 from pratima_iscsi.errors import OperatorError
 
@@ -43,7 +43,7 @@ EXIT_INTERRUPTED: Final = 130
     names=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(__version__, prog_name="pratima")
+@click.version_option(__version__, message=f"pratima %(version)s ({hot_path()})")
 def cli() -> None:
     """Serve volumes over iSCSI and keep an exact, ordered copy of them on other hosts.
 

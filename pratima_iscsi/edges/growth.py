@@ -7,7 +7,7 @@ import contextlib
 
 from pratima_iscsi.blocks import BLOCK_BYTES
 from pratima_iscsi.edges.files import File
-from pratima_iscsi.operations import SyncError
+from pratima_iscsi.errors import SyncError
 
 
 def make_room(file: File, old: int, size: int) -> bool:

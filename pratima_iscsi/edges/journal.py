@@ -80,7 +80,7 @@ class Unit:
     index: int
     mark: int
     wall_ns: int
-    frame: memoryview
+    frame: Buffer
 
 
 class _Segment:

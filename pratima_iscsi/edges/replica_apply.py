@@ -185,7 +185,7 @@ class Applier:
         """Apply the unit after ``state.applied``; for errors see ``_apply_batch``."""
         assert unit.index == self.state.applied + 1
         if unit.frame:
-            self._apply_batch(decode_batch(unit.frame))
+            self._apply_batch(decode_batch(memoryview(unit.frame)))
             self.heard_ns = max(self.heard_ns, unit.wall_ns)
         self.state = replace(self.state, applied=unit.index, skip=0)
 

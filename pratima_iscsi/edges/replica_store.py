@@ -30,7 +30,7 @@ from pratima_iscsi.edges.replica_apply import Applier, VerifyResult
 from pratima_iscsi.edges.replica_state import ReplicaState, ReplicaVolume, StateFile
 from pratima_iscsi.edges.staging import PREFIX as STAGING_PREFIX
 from pratima_iscsi.edges.staging import SLOT_BYTES, StagingRot
-from pratima_iscsi.errors import PratimaError, RemoteProtocolError, StateError
+from pratima_iscsi.errors import PratimaError, RemoteProtocolError, StateError, SyncError
 from pratima_iscsi.limits import (
     CHECKPOINT_BYTES,
     JOURNAL_BYTES_DEFAULT,
@@ -38,7 +38,7 @@ from pratima_iscsi.limits import (
     STAGING_BYTES_DEFAULT,
     STAGING_RESERVE_BYTES,
 )
-from pratima_iscsi.operations import Buffer, SyncError
+from pratima_iscsi.operations import Buffer
 
 
 class ReplicaDamaged(PratimaError):

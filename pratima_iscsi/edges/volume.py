@@ -23,9 +23,9 @@ from pratima_iscsi.edges.file_calls import (
     write_rest,
 )
 from pratima_iscsi.edges.growth import make_room
-from pratima_iscsi.errors import StateError, UsageError
+from pratima_iscsi.errors import StateError, SyncError, UsageError
 from pratima_iscsi.limits import MIB
-from pratima_iscsi.operations import Buffer, SyncError
+from pratima_iscsi.operations import Buffer
 from pratima_iscsi.replication.source_state import VolumeState
 
 SECTOR_BYTES: Final = 512

@@ -15,9 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pratima_iscsi import limits
 from pratima_iscsi.blocks import BLOCK_BYTES, BlockRange
 from pratima_iscsi.edges.volume import Volume
-from pratima_iscsi.operations import Buffer, ReadDone, RecordKind
+from pratima_iscsi.operations import UPDATE, Buffer, Operation, ReadDone, RecordKind
 from pratima_iscsi.replication.effects import BlocksRead
-from pratima_iscsi.replication.operation import UPDATE, Operation
 
 _WRITE = int(RecordKind.WRITE)
 _ZERO = int(RecordKind.ZERO)

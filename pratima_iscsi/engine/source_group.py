@@ -15,10 +15,10 @@ from pratima_iscsi import limits
 from pratima_iscsi.backstore import Backstore
 from pratima_iscsi.edges.source_store import SourceStore
 from pratima_iscsi.engine.local_volume import LocalVolume
+from pratima_iscsi.operations import Operation
 from pratima_iscsi.replication import effects as fx
 from pratima_iscsi.replication.growth import GrowthDone
 from pratima_iscsi.replication.messages import Message
-from pratima_iscsi.replication.operation import Operation
 from pratima_iscsi.replication.source_state import LinkState
 
 Listener = Callable[[fx.Report], None]

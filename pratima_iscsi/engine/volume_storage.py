@@ -7,8 +7,17 @@ import errno
 from collections.abc import Callable
 
 from pratima_iscsi.engine.source_group import SourceGroup
-from pratima_iscsi.operations import Buffer, Done, ReadDone, RecordKind, Transform, UpdateDone
-from pratima_iscsi.replication.operation import FLUSH, UPDATE, Operation
+from pratima_iscsi.operations import (
+    FLUSH,
+    UPDATE,
+    Buffer,
+    Done,
+    Operation,
+    ReadDone,
+    RecordKind,
+    Transform,
+    UpdateDone,
+)
 
 _WRITE = int(RecordKind.WRITE)
 _ZERO = int(RecordKind.ZERO)

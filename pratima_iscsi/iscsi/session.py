@@ -165,6 +165,15 @@ class Session(Answers):
         data_digest = self.data_digest
         commands = self.commands
         segment_max = self.parameters.receive_segment_bytes_max
+        # Declared, for else the compiled loop would take them for objects of any kind.
+        opcode: int
+        flags: int
+        lengths: int
+        lun: int
+        itt: int
+        word20: int
+        cmd_sn: int
+        tail: bytes
         while end - offset >= BHS_BYTES:
             opcode, flags, word2, lengths, lun, itt, word20, cmd_sn, exp_stat_sn, tail = unpack(
                 view, offset

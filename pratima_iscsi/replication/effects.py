@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pratima_iscsi.blocks import BlockRange
-from pratima_iscsi.operations import Done
+from pratima_iscsi.operations import Done, Operation
 from pratima_iscsi.positions import History
 from pratima_iscsi.replication.messages import Message
-from pratima_iscsi.replication.operation import Operation
 
 
 @dataclass(slots=True)  # frozen would double its cost on the hot path

@@ -13,12 +13,11 @@ from typing import Final, Protocol
 
 from pratima_iscsi import limits
 from pratima_iscsi.blocks import VOLUME_BYTES_MAX
-from pratima_iscsi.errors import OperatorError, StateError, UsageError
-from pratima_iscsi.operations import SyncError
+from pratima_iscsi.errors import OperatorError, StateError, SyncError, UsageError
+from pratima_iscsi.operations import RESIZE, Operation
 from pratima_iscsi.replication.effects import Effect, GrowLocal, SendControl
 from pratima_iscsi.replication.link import Link
 from pratima_iscsi.replication.messages import Grow, Grown
-from pratima_iscsi.replication.operation import RESIZE, Operation
 from pratima_iscsi.replication.states import Connection
 
 GrowthDone = Callable[[OperatorError | None], None]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from pratima_iscsi import limits
 from pratima_iscsi.errors import RemoteProtocolError
-from pratima_iscsi.operations import RecordKind
+from pratima_iscsi.operations import Buffer, RecordKind
 from pratima_iscsi.positions import ORIGIN
 from pratima_iscsi.replication.messages import (
     Ack,
@@ -71,7 +71,7 @@ class WriteJournal:
     """Append these frames (None: an empty unit) with ``mark``, then sync if asked to; answer with
     ``journal_written`` after the appends and ``journal_durable`` after the sync."""
 
-    frames: tuple[memoryview | None, ...]
+    frames: tuple[Buffer | None, ...]
     mark: int
     sync: bool
 
@@ -132,7 +132,7 @@ class _Unit:
 class _Frame:
     """A checked frame that is not in the journal file yet."""
 
-    frame: memoryview
+    frame: Buffer
     standing: Standing
     commit_now: bool
     ack_now: bool
@@ -487,7 +487,7 @@ class Sink:
 
     def _write(
         self,
-        frames: tuple[memoryview | None, ...],
+        frames: tuple[Buffer | None, ...],
         taken: Sequence[_Frame],
         sync: bool,
         now: float,

@@ -15,7 +15,7 @@ from xxhash import xxh3_64_intdigest
 
 from pratima_iscsi.errors import RemoteProtocolError
 from pratima_iscsi.limits import BATCH_RECORDS_MAX, FRAME_BYTES_MAX
-from pratima_iscsi.operations import COUNTED, RecordKind
+from pratima_iscsi.operations import COUNTED, Buffer, RecordKind
 from pratima_iscsi.records import ENTRY, Record
 
 MAGIC: Final = b"PRTM"
@@ -80,7 +80,7 @@ class Batch:
     """A decoded frame; ``frame`` is the whole of it, and every payload is a view of it."""
 
     header: BatchHeader
-    frame: memoryview
+    frame: Buffer
     entries: tuple[Entry, ...]
 
     @property
@@ -105,7 +105,8 @@ def encode_batch(header: BatchHeader, records: Sequence[Record]) -> bytearray:
         header.first_n,
         header.generation,
     )
-    frame = bytearray().join((head, *(r.entry for r in records), *payloads, bytes(_DIGEST.size)))
+    entries = [record.entry for record in records]
+    frame = bytearray().join((head, *entries, *payloads, bytes(_DIGEST.size)))
     with memoryview(frame) as view:
         digest = xxh3_64_intdigest(view[: -_DIGEST.size])
     _DIGEST.pack_into(frame, len(frame) - _DIGEST.size, digest)

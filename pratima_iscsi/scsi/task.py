@@ -11,8 +11,11 @@ silence about aborted tasks: ``done`` sees ``aborted`` and answers accordingly.
 """
 
 import enum
+import struct
 from collections.abc import Sequence
 from typing import Final, Protocol
+
+from mypy_extensions import mypyc_attr
 
 from pratima_iscsi.operations import Buffer
 from pratima_iscsi.scsi.sense import Sense, read_failure, write_failure
@@ -54,6 +57,7 @@ class Inventory(Protocol):
         """The LUNs, ascending."""
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Nexus:
     """An I_T nexus: one initiator port seen by one target port, for one session.
 
@@ -79,6 +83,7 @@ class Nexus:
         """
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)
 class Task:
     """One command. The front end's command derives from it and overrides ``done``.
 
@@ -136,7 +141,8 @@ def data_out_length(cdb: Buffer, block_size: int) -> int:
     ``block_size`` is the logical unit's. Quickest for WRITE(10) and WRITE(16).
     """
     if len(cdb) >= CDB_16_BYTES and cdb[0] == WRITE_16:
-        return int.from_bytes(cdb[10:14], "big") * block_size
+        (blocks,) = LENGTH_16.unpack_from(cdb, 10)
+        return int(blocks) * block_size
     if len(cdb) >= CDB_10_BYTES and cdb[0] == WRITE_10:
         return (cdb[7] << 8 | cdb[8]) * block_size
     field = DATA_OUT_FIELDS.get(cdb[0]) if len(cdb) else None
@@ -164,6 +170,7 @@ def data_out_length(cdb: Buffer, block_size: int) -> int:
 WRITE_6: Final = 0x0A
 WRITE_10: Final = 0x2A
 WRITE_16: Final = 0x8A
+LENGTH_16: Final = struct.Struct(">I")
 CDB_10_BYTES: Final = 10
 CDB_16_BYTES: Final = 16
 WRITE_6_ZERO_MEANS: Final = 256

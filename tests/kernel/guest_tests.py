@@ -6,6 +6,7 @@ ran no test at all has failed.
 """
 
 import compileall
+import os
 import shlex
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -30,6 +31,8 @@ SECONDS_MAX: Final = 900
 
 MACHINE: Final = lab.Machine(memory="2G", job_seconds_max=SECONDS_MAX)
 """What a guest of tests is."""
+WHERE: Final = ("PYTHONPATH", "PYTHONSAFEPATH")
+"""What says where the package is: in a guest as here, so that it runs what is compiled here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +58,9 @@ def target_jobs(name: str, *arguments: str) -> dict[str, str]:
     # What the host has compiled a guest need not, each time that a program starts.
     for package in ("pratima_iscsi", "targetcli-ext/pratima_targetcli", "tests"):
         compileall.compile_dir(CHECKOUT / package, quiet=1)
+    handed_on = [f"{name}={shlex.quote(os.environ[name])}" for name in WHERE if name in os.environ]
     lines = [
-        f"export {MARK}=1 PYTHONDONTWRITEBYTECODE=1",
+        f"export {MARK}=1 PYTHONDONTWRITEBYTECODE=1 {' '.join(handed_on)}",
         f"cd {shlex.quote(str(CHECKOUT))}",
         f"exec {shlex.join([sys.executable, *arguments])}",
     ]

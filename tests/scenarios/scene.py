@@ -3,9 +3,8 @@
 from collections.abc import Callable
 
 from pratima_iscsi.blocks import BLOCK_BYTES
-from pratima_iscsi.operations import RecordKind
+from pratima_iscsi.operations import FLUSH, Operation, RecordKind
 from pratima_iscsi.replication.messages import Message
-from pratima_iscsi.replication.operation import FLUSH, Operation
 from pratima_iscsi.replication.states import LinkState, Mode, Replication
 from pratima_iscsi.replication.wire import decode_batch
 from tests.simulation.disk import SimDisk

@@ -1,8 +1,7 @@
 """Stories of `clean`: a replica declared equal with nothing copied, by a proof or by a word."""
 
 from pratima_iscsi.blocks import BLOCK_BYTES
-from pratima_iscsi.operations import RecordKind
-from pratima_iscsi.replication.operation import Operation
+from pratima_iscsi.operations import Operation, RecordKind
 from pratima_iscsi.replication.source_state import StopKind
 from pratima_iscsi.replication.states import Connection, LinkState, Mode, Replication
 from tests.scenarios.scene import Scene

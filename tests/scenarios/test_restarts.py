@@ -2,9 +2,8 @@
 
 from dataclasses import replace
 
-from pratima_iscsi.operations import RecordKind
+from pratima_iscsi.operations import FLUSH, Operation, RecordKind
 from pratima_iscsi.replication.messages import Ack, Welcome
-from pratima_iscsi.replication.operation import FLUSH, Operation
 from pratima_iscsi.replication.source_state import StopKind
 from pratima_iscsi.replication.states import Connection, LinkState, Mode
 from tests.scenarios.scene import Scene

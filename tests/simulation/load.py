@@ -3,8 +3,7 @@
 from random import Random
 
 from pratima_iscsi.blocks import BLOCK_BYTES
-from pratima_iscsi.operations import RecordKind
-from pratima_iscsi.replication.operation import FLUSH, UPDATE, Operation
+from pratima_iscsi.operations import FLUSH, UPDATE, Operation, RecordKind
 from tests.simulation.setup import SECTOR
 
 

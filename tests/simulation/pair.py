@@ -1,11 +1,11 @@
 """One link of the simulated primary with its replica, and what must hold between the two."""
 
 from pratima_iscsi.blocks import BLOCK_BYTES
+from pratima_iscsi.operations import FLUSH, Operation
 from pratima_iscsi.positions import Position
 from pratima_iscsi.records import Record
 from pratima_iscsi.replication.link import Link
 from pratima_iscsi.replication.messages import Message
-from pratima_iscsi.replication.operation import FLUSH, Operation
 from pratima_iscsi.replication.states import Connection, LinkState, Mode
 from tests.simulation.cover import Cover
 from tests.simulation.disk import SimDisk

@@ -9,10 +9,10 @@ from random import Random
 
 from pratima_iscsi.backstore import GroupOptions
 from pratima_iscsi.blocks import BLOCK_BYTES
+from pratima_iscsi.operations import Operation
 from pratima_iscsi.replication.group import LinkOptions
 from pratima_iscsi.replication.link import Link
 from pratima_iscsi.replication.messages import VolumeOffer
-from pratima_iscsi.replication.operation import Operation
 from pratima_iscsi.replication.source_state import LinkState, SourceState, StopKind
 from pratima_iscsi.replication.states import Mode
 from tests.simulation.disk import UNLIMITED, SimDisk

@@ -10,12 +10,11 @@ from pratima_iscsi.backstore import Backstore, GroupOptions
 from pratima_iscsi.blocks import BLOCK_BYTES, BlockRange
 from pratima_iscsi.edges.growth import make_room
 from pratima_iscsi.errors import OperatorError
-from pratima_iscsi.operations import RecordKind
+from pratima_iscsi.operations import Operation, RecordKind
 from pratima_iscsi.positions import NO_GENERATION, NO_RECORD, ORIGIN, Position
 from pratima_iscsi.records import NO_HISTORY, End, Record, make_record
 from pratima_iscsi.replication import effects as fx
 from pratima_iscsi.replication.messages import Message, VolumeOffer
-from pratima_iscsi.replication.operation import Operation
 from pratima_iscsi.replication.source_state import SourceState, StopKind, VolumeState
 from pratima_iscsi.replication.states import Connection
 from tests.simulation.disk import SimDisk

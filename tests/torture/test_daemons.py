@@ -13,12 +13,13 @@ from tests.torture.daemons import Daemon, copy, free_ports, listening, wait_unti
 WAIT_SECONDS = 20.0
 
 COUNTS = """
-import threading, pathlib, sys
+import os, threading
 def count(path):
     number = 0
+    file = os.open(path, os.O_CREAT | os.O_WRONLY)
     while True:
         number += 1
-        pathlib.Path(path).write_text(str(number))
+        os.pwrite(file, b"%20d" % number, 0)
 threads = [threading.Thread(target=count, args=(f"count-{n}",)) for n in range(3)]
 for thread in threads: thread.start()
 print("counting", flush=True)

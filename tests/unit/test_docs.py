@@ -11,7 +11,6 @@ import pratima_iscsi
 from pratima_iscsi.cli import COMMANDS
 from pratima_iscsi.control import config, sections
 from pratima_iscsi.edges.keys import allow_line, write_keys
-from pratima_iscsi.replication import sink
 from pratima_iscsi.replication.handshake import RULES
 from pratima_iscsi.replication.states import LinkState, Mode
 
@@ -99,7 +98,7 @@ def test_paths_and_commands_exist(page: Path) -> None:
         if re.fullmatch(r"(tests|tools|docs|pratima_iscsi)/[\w/.-]+", path):
             assert (ROOT / path).exists(), span
         elif re.fullmatch(r"[\w/]+\.py", path):
-            assert (PACKAGE / path).exists() or (page.parent / path).exists(), span
+            assert any((place / path).exists() for place in (PACKAGE, page.parent, ROOT)), span
     for command in re.findall(r"^pratima (\w+)|`pratima (\w+)", text, flags=re.MULTILINE):
         name = command[0] or command[1]
         assert name in (*COMMANDS, "COMMAND"), f"pratima {name}"
@@ -142,7 +141,7 @@ def test_every_handshake_rule_has_its_row_in_their_order() -> None:
 
 def test_every_refusal_of_a_replica_has_its_row() -> None:
     """The names are read off the one function that gives them."""
-    source = Path(sink.__file__).read_text(encoding="utf-8")
+    source = read("pratima_iscsi/replication/sink.py")
     (refusal,) = (
         node
         for node in ast.walk(ast.parse(source))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from pratima_iscsi.limits import RECORD_OVERHEAD_BYTES
-from pratima_iscsi.operations import RecordKind
+from pratima_iscsi.operations import Operation, RecordKind
 from pratima_iscsi.ordered_log import LinkQueue, OrderedLog
 from pratima_iscsi.positions import History, Position
 from pratima_iscsi.records import (
@@ -20,7 +20,6 @@ from pratima_iscsi.records import (
     make_record,
     next_history,
 )
-from pratima_iscsi.replication.operation import Operation
 
 KIB = 1024
 

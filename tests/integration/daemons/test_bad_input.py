@@ -12,6 +12,7 @@ import pytest
 from pratima_iscsi.control.requests import StatusRequest, encode_request
 from pratima_iscsi.edges.control_socket import find_control_socket
 from pratima_iscsi.edges.journal import PREFIX
+from pratima_iscsi.edges.replica_state import STATE_NAME
 from tests.integration.daemons.nodes import (
     BLOCK,
     MIB,
@@ -127,19 +128,26 @@ def filled_replica(place: Path) -> tuple[Pair, list[bytes]]:
     return pair, images
 
 
+LAST = 7
+
+
 def test_a_journal_cut_or_flipped_gives_a_prefix_or_a_refusal(place: Path) -> None:
     pair, images = filled_replica(place)
     draw = Random(24)
     outcomes = {"prefix": 0, "refused": 0}
-    for number in range(8):
+    for number in range(LAST + 1):
         state, (volume,) = pair.replica.copied(f"copy-{number}")
         files = sorted((state / "groups" / "default").glob("*"))
         journal = [path for path in files if path.name.startswith(PREFIX)]
         # Units lie one behind the other from the first segment's beginning on.
         victim = draw.choice(files) if number % 2 else journal[0]
+        if number == LAST:  # refused for certain: how much of the journal matters still is chance
+            victim = state / "groups" / "default" / STATE_NAME
         size = victim.stat().st_size
         with victim.open("r+b") as file:
-            if number in (1, 5):
+            if number == LAST:
+                file.truncate()
+            elif number in (1, 5):
                 file.truncate(draw.randrange(size))
             else:
                 file.seek(draw.randrange(min(size, 120_000)))

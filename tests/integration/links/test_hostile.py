@@ -375,6 +375,7 @@ def test_an_ipc_path_that_is_a_file_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "link").read_text() == "precious"
 
 
+@pytest.mark.plain
 def test_a_process_without_descriptors_says_so_and_recovers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

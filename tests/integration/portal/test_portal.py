@@ -172,6 +172,7 @@ def test_a_flood_of_connections_keeps_nobody_out() -> None:
             one.close()
 
 
+@pytest.mark.plain
 def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(edge, "PORTAL_CONNECTIONS_MAX", 3)
     with served(Lab().directory) as portal:

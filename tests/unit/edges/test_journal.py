@@ -197,6 +197,7 @@ def test_a_restart_leaves_no_more_segments_than_the_quota_and_none_of_another_si
     assert again.append(b"a", 3) == 4
 
 
+@pytest.mark.plain
 def test_a_journal_of_another_group_or_version_is_not_taken() -> None:
     disk = SimDisk()
     fresh(disk).append(b"a", 0)

@@ -14,8 +14,7 @@ from pratima_iscsi.edges import file_calls
 from pratima_iscsi.edges import volume as volume_module
 from pratima_iscsi.edges.boot import read_boot_id, same_boot
 from pratima_iscsi.edges.volume import Volume
-from pratima_iscsi.errors import StateError, UsageError
-from pratima_iscsi.operations import SyncError
+from pratima_iscsi.errors import StateError, SyncError, UsageError
 
 MIB = 1 << 20
 

@@ -11,9 +11,9 @@ import pytest
 from pratima_iscsi.backstore import Backstore, GroupOptions
 from pratima_iscsi.edges.volume import Volume
 from pratima_iscsi.engine.local_volume import LocalVolume
-from pratima_iscsi.operations import RecordKind, SyncError
+from pratima_iscsi.errors import SyncError
+from pratima_iscsi.operations import Operation, RecordKind
 from pratima_iscsi.replication.messages import VolumeOffer
-from pratima_iscsi.replication.operation import Operation
 from pratima_iscsi.replication.source_state import SourceState
 
 SIZE = 1 << 20

@@ -20,3 +20,11 @@ def guest_possible() -> None:
         image.kernel()
     except image.LabUnavailable as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def tests_possible(guest_possible: None) -> None:
+    """Skips, naming the packages, where a guest would miss a program that its tests run."""
+    missing = lab.missing_packages(guest_tests.PROGRAMS)
+    if missing:
+        pytest.skip(f"apt-get install {' '.join(missing)}")

@@ -28,7 +28,17 @@ REPORT: Final = "report.xml"
 SECONDS_MAX: Final = 900
 """How long one guest's tests may take in all."""
 
-
+PROGRAMS: Final = lab.PROGRAMS | {
+    "iscsid": "open-iscsi",
+    "iscsiadm": "open-iscsi",
+    "mkfs.ext4": "e2fsprogs",
+    "resize2fs": "e2fsprogs",
+    "dmsetup": "dmsetup",
+    "modprobe": "kmod",
+    "fio": "fio",
+    "tc": "iproute2",
+}
+"""What tests in guests run, and the package that has it."""
 MACHINE: Final = lab.Machine(memory="2G", job_seconds_max=SECONDS_MAX)
 """What a guest of tests is."""
 WHERE: Final = ("PYTHONPATH", "PYTHONSAFEPATH")
@@ -54,7 +64,12 @@ def jobs(tests: Sequence[str]) -> dict[str, str]:
 
 
 def target_jobs(name: str, *arguments: str) -> dict[str, str]:
-    """The jobs that make a guest a target and run Python in it, from this checkout."""
+    """The jobs that make a guest a target and run Python in it."""
+    return {"1-target": TARGET_SCRIPT.read_text(), **python_job(name, *arguments)}
+
+
+def python_job(name: str, *arguments: str) -> dict[str, str]:
+    """The job that runs Python in a guest, from this checkout."""
     # What the host has compiled a guest need not, each time that a program starts.
     for package in ("pratima_iscsi", "targetcli-ext/pratima_targetcli", "tests"):
         compileall.compile_dir(CHECKOUT / package, quiet=1)
@@ -64,7 +79,7 @@ def target_jobs(name: str, *arguments: str) -> dict[str, str]:
         f"cd {shlex.quote(str(CHECKOUT))}",
         f"exec {shlex.join([sys.executable, *arguments])}",
     ]
-    return {"1-target": TARGET_SCRIPT.read_text(), name: "\n".join(lines) + "\n"}
+    return {name: "\n".join(lines) + "\n"}
 
 
 def judge(share: Path, results: Mapping[str, lab.JobResult]) -> None:

@@ -17,6 +17,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import IPv4Interface
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -30,7 +31,7 @@ CONSOLE_LINES_SHOWN: Final = 60
 POLL_SECONDS: Final = 0.05
 HOST_ADDRESS: Final = "10.0.2.2"
 """The host's loopback as the guest sees it, with QEMU's user networking."""
-GUEST_ADDRESS: Final = "10.0.2.15/24"
+GUEST_ADDRESS: Final = IPv4Interface("10.0.2.15/24")
 GUEST_INIT: Final = Path(__file__).parent / "guest" / "init.sh"
 PROGRAMS: Final = {
     "qemu-system-x86_64": "qemu-system-x86",
@@ -72,6 +73,22 @@ def missing_packages(programs: Mapping[str, str] = PROGRAMS) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
+class Cable:
+    """A guest's end of a network cable to another; what is sent while that is away is lost."""
+
+    here: Path
+    """The socket of this end."""
+    there: Path
+    """The socket of the other end."""
+    address: IPv4Interface
+
+    @property
+    def hardware_address(self) -> str:
+        """Its own, or neither end would believe that a frame is for it."""
+        return f"52:54:{self.address.packed.hex(':')}"
+
+
+@dataclass(frozen=True, slots=True)
 class Machine:
     """What a guest is made of beside its kernel and the host's file system."""
 
@@ -81,6 +98,8 @@ class Machine:
     """Whether the host's loopback is ``HOST_ADDRESS`` for the guest, which has no route beyond."""
     forwards: Mapping[int, int] = field(default_factory=dict)
     """Ports of the host's loopback: the guest's port that each leads to; needs ``network``."""
+    cable: Cable | None = None
+    """To another guest: the last network device, eth0 or, beside ``network``, eth1."""
     drives: Sequence[Path] = ()
     """Raw images that outlive the guest: /dev/vda, /dev/vdb and so on."""
     job_seconds_max: int = JOB_SECONDS_MAX
@@ -100,8 +119,8 @@ class Guest:
             (share / "jobs" / name).write_text(script)
         shutil.copy(GUEST_INIT, share / "init.sh")
         (share / "job-seconds").write_text(str(machine.job_seconds_max))
-        if machine.network:
-            (share / "network").write_text(GUEST_ADDRESS)
+        if addresses := _addresses(machine):
+            (share / "network").write_text("".join(f"{address}\n" for address in addresses))
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
@@ -199,6 +218,12 @@ def run_guest(
         return guest.finish()
 
 
+def _addresses(machine: Machine) -> list[IPv4Interface]:
+    """Of its network devices, in their order."""
+    own = [GUEST_ADDRESS] if machine.network else []
+    return own if machine.cable is None else [*own, machine.cable.address]
+
+
 def _tail(console: str) -> str:
     """The console's last lines."""
     return "\n".join(console.splitlines()[-CONSOLE_LINES_SHOWN:])
@@ -224,6 +249,11 @@ def _qemu(kernel: image.Kernel, share: Path, console: Path, machine: Machine) ->
         )
         command += ["-netdev", f"user,id=net,ipv6=off{forwards}"]
         command += ["-device", "virtio-net-pci,netdev=net"]
+    if (cable := machine.cable) is not None:
+        local = f"local.type=unix,local.path={cable.here}"
+        remote = f"remote.type=unix,remote.path={cable.there}"
+        command += ["-netdev", f"dgram,id=cable,{local},{remote}"]
+        command += ["-device", f"virtio-net-pci,netdev=cable,mac={cable.hardware_address}"]
     for drive in machine.drives:
         command += ["-drive", f"file={drive},format=raw,if=virtio,cache=writeback"]
     return command

@@ -11,16 +11,6 @@ import pytest
 
 from tests.kernel import guest_tests, lab
 
-PROGRAMS: Final = lab.PROGRAMS | {
-    "iscsid": "open-iscsi",
-    "iscsiadm": "open-iscsi",
-    "mkfs.ext4": "e2fsprogs",
-    "resize2fs": "e2fsprogs",
-    "dmsetup": "dmsetup",
-    "modprobe": "kmod",
-    "fio": "fio",
-    "tc": "iproute2",
-}
 GROUPS: Final = {
     "lab": ("test_lab.py",),
     "lio": ("test_lio.py", "test_page.py"),
@@ -53,12 +43,9 @@ class Booted:
 
 @pytest.fixture(scope="module")
 def guests(
-    request: pytest.FixtureRequest, guest_possible: None, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, tests_possible: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Mapping[str, Booted]]:
     """The guests of all groups that were asked for, as many at once as the machine bears."""
-    missing = lab.missing_packages(PROGRAMS)
-    if missing:
-        pytest.skip(f"apt-get install {' '.join(missing)}")
     ours = [item for item in request.session.items if item.nodeid.startswith(request.node.nodeid)]
     chosen = [item.callspec.params["group"] for item in ours if isinstance(item, pytest.Function)]
     work = {group: guest_tests.jobs(GROUPS[group]) for group in chosen}

@@ -13,10 +13,15 @@ mkdir -p /run/lock
 busybox hostname lab
 busybox ip link set lo up
 if [ -f /lab/network ]; then
-    # An address and no route: the guest reaches QEMU's stand-in for the host, and nothing else.
+    # Addresses and no route: the guest reaches QEMU's stand-in for the host or the other end of a
+    # cable, and nothing else.
     modprobe virtio_net
-    busybox ip addr add "$(cat /lab/network)" dev eth0
-    busybox ip link set eth0 up
+    number=0
+    while read -r address; do
+        busybox ip addr add "$address" dev "eth$number"
+        busybox ip link set "eth$number" up
+        number=$((number + 1))
+    done </lab/network
 fi
 
 # /tmp stays the overlay's: a clone of the project may live there.

@@ -2,15 +2,17 @@
 
     python -m tests.support.confined UNIT PROGRAM ARGUMENTS...
 
-Of the unit's settings it takes on those that could stop a program from working: the filter of
-system calls, MemoryDenyWriteExecute, NoNewPrivileges, UMask and the empty capability set. One rule:
-the names of calls come from the unit and from systemd-analyze, their numbers from the kernel's
-header; nothing is listed here.
+Of the unit's settings it takes on those that could stop a program from working: the filters of
+system calls and of address families, MemoryDenyWriteExecute, NoNewPrivileges, UMask and the empty
+capability set. One rule: the names of calls come from the unit and from systemd-analyze, their
+numbers from the kernel's header; nothing is listed here.
 """
 
 import ctypes
+import errno
 import os
 import re
+import socket
 import struct
 import subprocess
 import sys
@@ -26,7 +28,9 @@ _LOAD: Final = 0x20  # BPF_LD | BPF_W | BPF_ABS
 _JUMP_EQUAL: Final = 0x15  # BPF_JMP | BPF_JEQ | BPF_K
 _RETURN: Final = 0x06  # BPF_RET | BPF_K
 _ALLOW: Final = 0x7FFF0000
-_REFUSE: Final = 0x00050000 | 1  # SECCOMP_RET_ERRNO, EPERM
+_REFUSE: Final = 0x00050000  # SECCOMP_RET_ERRNO
+_NUMBER: Final = 0  # struct seccomp_data: nr
+_FIRST_ARGUMENT: Final = 16  # its args[0], lower half
 _PR_SET_NO_NEW_PRIVS: Final = 38
 _PR_SET_SECCOMP: Final = 22
 _PR_CAPBSET_DROP: Final = 24
@@ -76,18 +80,36 @@ def _members(groups: dict[str, list[str]], name: str) -> set[str]:
     return set().union(*(_members(groups, member) for member in groups[name]))
 
 
-def _filter(names: set[str]) -> bytes:
+def allowed_families(unit: str) -> list[int]:
+    """The address families that a unit's RestrictAddressFamilies line leaves."""
+    (line,) = re.findall(r"^RestrictAddressFamilies=(.*)$", unit, flags=re.M)
+    return [getattr(socket, name) for name in line.split()]
+
+
+def _filter(names: set[str], families: list[int]) -> bytes:
     text = HEADER.read_text(encoding="ascii")
     numbers = {
-        int(number)
+        name: int(number)
         for name, number in re.findall(r"#define __NR_(\w+) (\d+)", text)
         if name in names
     }
-    program = [(_LOAD, 0, 0, 0)]
-    for number in sorted(numbers):
-        program += [(_JUMP_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ALLOW)]
-    program.append((_RETURN, 0, 0, _REFUSE))
+    program = [(_LOAD, 0, 0, _NUMBER)]
+    for number in sorted(set(numbers.values()) - {numbers["socket"]}):
+        program += _allow_if_equal(number)
+    program += [(_JUMP_EQUAL, 1, 0, numbers["socket"]), _refuse(errno.EPERM)]
+    program.append((_LOAD, 0, 0, _FIRST_ARGUMENT))
+    for family in families:
+        program += _allow_if_equal(family)
+    program.append(_refuse(errno.EAFNOSUPPORT))
     return b"".join(_INSTRUCTION.pack(*one) for one in program)
+
+
+def _allow_if_equal(value: int) -> list[tuple[int, int, int, int]]:
+    return [(_JUMP_EQUAL, 0, 1, value), (_RETURN, 0, 0, _ALLOW)]
+
+
+def _refuse(error: int) -> tuple[int, int, int, int]:
+    return (_RETURN, 0, 0, _REFUSE | error)
 
 
 def _prctl(option: int, value: int, pointer: object = 0) -> int:
@@ -96,7 +118,7 @@ def _prctl(option: int, value: int, pointer: object = 0) -> int:
 
 def confine(unit: str) -> None:
     """Confine this process, and what it becomes, as ``unit`` says."""
-    code = _filter(allowed_calls(unit))
+    code = _filter(allowed_calls(unit), allowed_families(unit))
     if "MemoryDenyWriteExecute=yes" in unit:
         _prctl(_PR_SET_MDWE, 1)  # Linux 6.3; an older one is not tested for this
     if re.search(r"^CapabilityBoundingSet=$", unit, flags=re.M):

@@ -32,7 +32,7 @@ POLL_SECONDS: Final = 0.05
 HOST_ADDRESS: Final = "10.0.2.2"
 """The host's loopback as the guest sees it, with QEMU's user networking."""
 GUEST_ADDRESS: Final = IPv4Interface("10.0.2.15/24")
-GUEST_INIT: Final = Path(__file__).parent / "guest" / "init.sh"
+GUEST: Final = Path(__file__).parent / "guest"
 PROGRAMS: Final = {
     "qemu-system-x86_64": "qemu-system-x86",
     "busybox": "busybox-static",
@@ -102,6 +102,8 @@ class Machine:
     """To another guest: the last network device, eth0 or, beside ``network``, eth1."""
     drives: Sequence[Path] = ()
     """Raw images that outlive the guest: /dev/vda, /dev/vdb and so on."""
+    systemd: bool = False
+    """Whether its PID 1 is systemd, which takes as long again as the rest of the boot."""
     job_seconds_max: int = JOB_SECONDS_MAX
 
 
@@ -117,7 +119,8 @@ class Guest:
         (share / "jobs").mkdir()
         for name, script in jobs.items():
             (share / "jobs" / name).write_text(script)
-        shutil.copy(GUEST_INIT, share / "init.sh")
+        for script in ("init.sh", "jobs.sh", *(("systemd.sh",) if machine.systemd else ())):
+            shutil.copy(GUEST / script, share)
         (share / "job-seconds").write_text(str(machine.job_seconds_max))
         if addresses := _addresses(machine):
             (share / "network").write_text("".join(f"{address}\n" for address in addresses))

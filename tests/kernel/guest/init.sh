@@ -1,6 +1,6 @@
 #!/bin/bash
-# PID 1 of the guest once it stands on the host's file system: set up what a system needs, run each
-# job of /lab/jobs in the order of its name, leave its exit code in /lab/JOB.rc, power off.
+# PID 1 of the guest once it stands on the host's file system: set up what a system needs, and let
+# the jobs begin, under systemd where the lab wants that.
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -27,15 +27,5 @@ fi
 # /tmp stays the overlay's: a clone of the project may live there.
 
 cd /
-for job in /lab/jobs/*; do
-    name=$(basename "$job")
-    echo "lab: $name begins at $(cut -d' ' -f1 /proc/uptime) s"
-    timeout "$(cat /lab/job-seconds)" bash "$job" >"/lab/$name.log" 2>&1
-    rc=$?
-    echo "lab: $name ends with $rc at $(cut -d' ' -f1 /proc/uptime) s"
-    # Renamed into place: a file that is there is whole.
-    echo $rc >"/lab/$name.rc.new"
-    mv "/lab/$name.rc.new" "/lab/$name.rc"
-done
-sync
-busybox poweroff -f
+[ ! -f /lab/systemd.sh ] || exec bash /lab/systemd.sh
+exec bash /lab/jobs.sh

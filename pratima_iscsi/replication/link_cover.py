@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _LIVE: Final = frozenset({Connection.OPEN, Connection.SILENT})
 NO_SESSION: Final = b""
+_RESYNC: Final = int(RecordKind.RESYNC)
 
 
 class LinkCover:
@@ -282,7 +283,7 @@ class LinkCover:
             )
         elif self.transaction.end is not None:
             self.replicate_by(Replication.TABLE, reason)
-        self._tell_sizes(dropped, now)
+        self._tell_sizes(dropped if RecordKind.RESIZE in kinds else (), now)
 
     def _end_is_safe(self, dropped: set[int]) -> bool:
         """Whether the open transaction's END is queued or sent, and is not among ``dropped``."""
@@ -337,4 +338,4 @@ class LinkCover:
 
 def resync_bytes(records: Iterable[Record]) -> int:
     """Payload of the resync records among ``records``."""
-    return sum(len(r.payload) for r in records if r.entry[0] == RecordKind.RESYNC)
+    return sum([len(record.payload) for record in records if record.entry[0] == _RESYNC])

@@ -402,7 +402,7 @@ MUTANTS: Final = (
         "a RESIZE dropped inside a transaction is not told again",
         "a RESIZE may be dropped with the log",
         _COVER,
-        "        self._tell_sizes(dropped, now)",
+        "        self._tell_sizes(dropped if RecordKind.RESIZE in kinds else (), now)",
         "",
         "scenario test_growth.test_a_resize_dropped_inside_a_transaction_is_queued_again",
     ),

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from rtslib_fb import RTSRoot
 
 from pratima_iscsi.control.config import TARGET_PREFIX
 from tests.integration.daemons.nodes import in_step
@@ -19,7 +20,7 @@ from tests.torture.daemons import wait_until
 
 PACKAGING = CHECKOUT / "packaging" / "systemd"
 UNITS = Path("/etc/systemd/system")
-TARGET, REPLICA = "pratima@lab.service", "pratima-replica.service"
+TARGET, REPLICA, RESTORE = "pratima@lab.service", "pratima-replica.service", "target.service"
 STATES = Path("/var/lib/pratima")
 STATE = STATES / "lab"
 SECONDS = 120
@@ -42,6 +43,17 @@ CONFIGURATION = {
         volume = [{{ path = "{STATES}/replica/volume.img" }}]
     """,
 }
+RESTORING = f"""
+[Unit]
+Requires=sys-kernel-config.mount
+After=sys-kernel-config.mount network.target local-fs.target
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart={sys.prefix}/bin/targetctl restore
+ExecStop={sys.prefix}/bin/targetctl clear
+"""
+"""The unit of rtslib, but for where the program is."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -50,6 +62,7 @@ def installed() -> Iterator[None]:
     for unit in PACKAGING.glob("*.service"):
         shutil.copy(unit, UNITS)
         show_programs(unit.name)
+    (UNITS / RESTORE).write_text(RESTORING)
     for directory in ("target/pr", "target/alua", "rtslib-fb-target/backup", "pratima"):
         (Path("/etc") / directory).mkdir(parents=True, exist_ok=True)
     for name, text in CONFIGURATION.items():
@@ -108,3 +121,16 @@ def test_a_target_and_its_replica_serve_come_back_and_stop(tmp_path: Path) -> No
         stop(TARGET, REPLICA)
         lio.take_away(STATE)
     rig.run("cmp", str(STATE / "volume.img"), str(STATES / "replica" / "volume.img"))
+
+
+def test_a_restore_of_lio_finds_a_handler_and_so_does_its_end() -> None:
+    # Two jobs for systemd, one after the other: the second would not wait but for the units' order.
+    start(TARGET, RESTORE)
+    ready = int(show(TARGET, "ActiveEnterTimestampMonotonic"))
+    assert ready <= int(show(RESTORE, "ExecMainStartTimestampMonotonic"))
+    assert rig.group_of(STATE).portal
+    stop(RESTORE, TARGET)
+    cleared = int(show(RESTORE, "InactiveEnterTimestampMonotonic"))
+    assert cleared <= int(show(TARGET, "ActiveExitTimestampMonotonic"))
+    kernel = RTSRoot()
+    assert not list(kernel.storage_objects) and not list(kernel.targets)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel import guest_tests, lab
+from tests.kernel import guest_tests, lab, test_second_guest, test_systemd
 from tests.kernel.test_inside import GROUPS
 
 REPORT = """<?xml version="1.0"?><testsuites><testsuite tests="2">
@@ -42,5 +42,6 @@ def test_a_guest_that_passed_all_passes(tmp_path: Path) -> None:
 
 
 def test_every_file_of_tests_has_a_guest_to_run_in() -> None:
-    named = {argument.partition("::")[0] for tests in GROUPS.values() for argument in tests}
+    guests = *GROUPS.values(), test_second_guest.TESTS, test_systemd.TESTS
+    named = {argument.partition("::")[0] for tests in guests for argument in tests}
     assert named == {path.name for path in guest_tests.INSIDE.glob("test_*.py")}

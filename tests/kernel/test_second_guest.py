@@ -10,6 +10,7 @@ import pytest
 from tests.kernel import guest_tests, lab
 from tests.kernel.inside.second import NAME
 
+TESTS: Final = ("test_second_guest.py",)
 FIRST: Final = IPv4Interface("10.77.0.1/24")
 SECOND: Final = IPv4Interface("10.77.0.2/24")
 
@@ -26,7 +27,7 @@ def test_a_second_guest_is_the_replica(tests_possible: None, tmp_path: Path) -> 
     )
     jobs = guest_tests.python_job(NAME, "-m", "tests.kernel.inside.second", str(SECOND))
     with lab.Guest(shares[1], jobs, second) as other:
-        results = lab.run_guest(shares[0], guest_tests.jobs(["test_second_guest.py"]), first)
+        results = lab.run_guest(shares[0], guest_tests.jobs(TESTS), first)
         for log in shares[1].glob("*.log"):
             print(log.read_text())
         guest_tests.judge(shares[0], results)

@@ -15,12 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pratima_iscsi import limits
 from pratima_iscsi.blocks import BLOCK_BYTES, BlockRange
 from pratima_iscsi.edges.volume import Volume
-from pratima_iscsi.operations import UPDATE, Buffer, Operation, ReadDone, RecordKind
+from pratima_iscsi.operations import RESIZE, UPDATE, WRITE, ZERO, Buffer, Operation, ReadDone
 from pratima_iscsi.replication.effects import BlocksRead
-
-_WRITE = int(RecordKind.WRITE)
-_ZERO = int(RecordKind.ZERO)
-_RESIZE = int(RecordKind.RESIZE)
 
 
 def _waits() -> int:
@@ -91,7 +87,7 @@ class LocalVolume:
             return False
         # A loop costs a third of all() over a generator, and one write is the common batch.
         for operation in operations:  # noqa: SIM110
-            if operation.kind != _WRITE:
+            if operation.kind != WRITE:
                 return False
         return True
 
@@ -99,9 +95,9 @@ class LocalVolume:
         volume = self.volume
         for operation in operations:
             try:
-                if operation.kind == _RESIZE:
+                if operation.kind == RESIZE:
                     volume.keep_to(operation.length)  # there is room for it already
-                elif operation.kind == _ZERO:
+                elif operation.kind == ZERO:
                     volume.punch(operation.offset, operation.length)
                     if operation.fua:
                         volume.sync_now()

@@ -10,17 +10,15 @@ from pratima_iscsi.engine.source_group import SourceGroup
 from pratima_iscsi.operations import (
     FLUSH,
     UPDATE,
+    WRITE,
+    ZERO,
     Buffer,
     Done,
     Operation,
     ReadDone,
-    RecordKind,
     Transform,
     UpdateDone,
 )
-
-_WRITE = int(RecordKind.WRITE)
-_ZERO = int(RecordKind.ZERO)
 
 
 class VolumeStorage:
@@ -57,12 +55,12 @@ class VolumeStorage:
         """Write; ``data`` is copied once, here, for the volume and every link."""
         payload = bytes(data)
         self._group.batch.append(
-            Operation(_WRITE, self._index, offset, len(payload), payload, fua=fua, done=done)
+            Operation(WRITE, self._index, offset, len(payload), payload, fua=fua, done=done)
         )
 
     def zero(self, offset: int, length: int, fua: bool, done: Done) -> None:
         """Make a range read as zeros."""
-        self._group.batch.append(Operation(_ZERO, self._index, offset, length, fua=fua, done=done))
+        self._group.batch.append(Operation(ZERO, self._index, offset, length, fua=fua, done=done))
 
     def update(
         self, offset: int, length: int, transform: Transform, fua: bool, done: UpdateDone

@@ -15,7 +15,7 @@ from xxhash import xxh3_64_intdigest
 
 from pratima_iscsi.errors import RemoteProtocolError
 from pratima_iscsi.limits import BATCH_RECORDS_MAX, FRAME_BYTES_MAX
-from pratima_iscsi.operations import COUNTED, Buffer, RecordKind
+from pratima_iscsi.operations import COUNTED, WRITE, Buffer, RecordKind
 from pratima_iscsi.records import ENTRY, Record
 
 MAGIC: Final = b"PRTM"
@@ -39,7 +39,6 @@ _WITHOUT_PAYLOAD = frozenset(
 )
 _WITH_DATA = frozenset({RecordKind.WRITE, RecordKind.RESYNC})
 _KINDS = frozenset(RecordKind)
-_WRITE: Final = int(RecordKind.WRITE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +157,7 @@ def _entries(table: bytes, payloads: memoryview) -> Iterator[Entry]:
     for fields in ENTRY.iter_unpack(table):
         kind, flags, _, size, sequence, offset, length = fields
         # A plain write passes by the first test alone: most records are one.
-        if kind != _WRITE or flags or not sequence or size != length:
+        if kind != WRITE or flags or not sequence or size != length:
             _check_entry(fields)
         if size > room - at or offset + length > 1 << 63:
             raise RemoteProtocolError("record beyond its frame")

@@ -13,7 +13,7 @@ from tests.fuzz.targets import ANY, TARGETS, run, seeds
 
 RUNS = 10_000
 SECONDS_MAX = 40
-RUNS_LEAST = 100
+RUNS_LEAST = 500
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -174,12 +174,7 @@ def test_a_replica_that_went_back_to_before_a_direct_resync_is_compared() -> Non
 
 
 def test_a_replica_that_went_back_inside_a_first_sync_begins_anew_after_a_restart() -> None:
-    scene = Scene(blocks=192, log_bytes=64 * KIB)
-    scene.begin()
-    scene.network.partition()
-    for at in range(0, 192, 4):
-        scene.wait(scene.write(at, 4))
-    scene.network.heal()
+    scene = first_sync_of_everything()
     scene.until(lambda: scene.replica.shadow.direct and len(scene.link.table) < 170)
     older = scene.replica.disk.clone()
     scene.until(lambda: len(scene.link.table) < 100)
@@ -196,12 +191,8 @@ def test_a_replica_that_went_back_to_before_a_direct_resync_is_compared_after_a_
     scene.replica.staging_bytes = 0
     scene.synced()
     scene.overflow()
-    scene.network.partition()
     older = scene.replica.disk.clone()
-    scene.source.stop()
-    scene.until(lambda: not scene.source.alive)
-    scene.network.heal()
-    scene.start_source(StopKind.CLEAN)
+    restarted(scene)
     scene.until(lambda: scene.link.transaction is not None)
     left = len(scene.link.table)
     scene.until(lambda: len(scene.link.table) < left - 20)
@@ -213,12 +204,7 @@ def test_a_replica_that_went_back_to_before_a_direct_resync_is_compared_after_a_
 
 
 def test_a_first_sync_goes_on_after_a_clean_restart_of_the_primary() -> None:
-    scene = Scene(blocks=192, log_bytes=64 * KIB)
-    scene.begin()
-    scene.network.partition()
-    for at in range(0, 192, 4):
-        scene.wait(scene.write(at, 4))
-    scene.network.heal()
+    scene = first_sync_of_everything()
     scene.until(lambda: scene.replica.shadow.direct and len(scene.link.table) < 100)
     restarted(scene)
     left = len(scene.link.table)
@@ -240,6 +226,17 @@ def test_a_replica_that_has_more_than_it_could_acknowledge_before_a_restart_is_b
     scene.until(scene.converged)
     assert not scene.alarms()
     scene.converge()
+
+
+def first_sync_of_everything() -> Scene:
+    """A pair of which the primary alone has data, in every block."""
+    scene = Scene(blocks=192, log_bytes=64 * KIB)
+    scene.begin()
+    scene.network.partition()
+    for at in range(0, 192, 4):
+        scene.wait(scene.write(at, 4))
+    scene.network.heal()
+    return scene
 
 
 def restarted(scene: Scene, older: SimDisk | None = None) -> None:

@@ -26,7 +26,10 @@ BATCH_BYTES_MAX: Final = 256 * KIB
 BATCH_RECORDS_MAX: Final = 1024
 FRAME_BYTES_MAX: Final = TRANSFER_BYTES_MAX + MIB
 COALESCE_SECONDS: Final = 0.002
-"""How long an asynchronous link may hold back a batch that is not full."""
+"""How long a link may hold back a batch that is not full."""
+FRAMES_EAGER_MAX: Final = 4
+"""Frames that a link whose replica is waited for sends as they come; while so many are under way,
+further writes are held back for company. A host that keeps no more writes going waits for none."""
 ZERO_BYTES_MAX: Final = 64 * MIB
 """Longest UNMAP or WRITE SAME of one command."""
 LINKS_MAX: Final = 16
@@ -80,7 +83,10 @@ OVERFLOWS_ALARM: Final = 3
 STAGING_RESERVE_BYTES: Final = 64 * MIB
 
 # --- the replica -------------------------------------------------------------------------------
-COMMIT_SECONDS: Final = 0.020
+COMMIT_SECONDS_MIN: Final = 0.004
+COMMIT_SECONDS_MAX: Final = 0.020
+COMMIT_REST: Final = 4
+"""How many times as long as a journal's last sync the next one is put off."""
 COMMIT_BYTES: Final = 8 * MIB
 CHECKPOINT_BYTES: Final = 16 * MIB
 CHECKPOINT_SECONDS: Final = 1.0

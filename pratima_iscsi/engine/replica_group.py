@@ -60,6 +60,8 @@ class ReplicaGroup:
         self._turning = False
         self._closed = False
         self._session: object | None = None
+        self._appended = False
+        """The frames of a journal job are in the file, and the sink was not told yet."""
         self._recover = recover
         self._credit = credit
         self._blank = blank
@@ -152,8 +154,20 @@ class ReplicaGroup:
 
     def _tick(self) -> None:
         self._timer, self._timer_at = None, float("inf")
+        self._tell_written()
         self.sink.tick(time.monotonic())
         self.turn()
+
+    def _tell_written(self) -> None:
+        """Once for each journal job. A wake-up of the loop in the middle of a job costs a write
+        that waits for its end, so where nobody asked for it this comes later."""
+        if self._appended:
+            self._appended = False
+            self.sink.journal_written(time.monotonic())
+
+    def _journal_done(self, effect: sk.WriteJournal) -> None:
+        self._tell_written()
+        self.sink.journal_done(effect.sync, time.monotonic())
 
     # --- effects -------------------------------------------------------------------------------
 
@@ -217,6 +231,7 @@ class ReplicaGroup:
 
     def _reopened(self, store: ReplicaStore) -> None:
         self.store = store
+        self._appended = False
         self.sink = self._new_sink()
         self._durable = self.sink.durable
         self._session = None
@@ -235,13 +250,15 @@ class ReplicaGroup:
         try:
             for frame in effect.frames:
                 self.store.append(frame, effect.mark)
-            self._back(lambda: self.sink.journal_written(time.monotonic()))
+            self._appended = True
+            if effect.wanted:
+                self._back(self._tell_written)
             if effect.sync:
                 self.store.sync()
         except (OSError, PratimaError) as error:
             self._failed("the journal cannot be written", error)
             return
-        self._back(lambda: self.sink.journal_done(effect.sync, time.monotonic()))
+        self._back(lambda: self._journal_done(effect))
 
     def _release(self, upto: int) -> None:
         try:

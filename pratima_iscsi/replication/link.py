@@ -461,11 +461,13 @@ class Link(LinkCover):
         self.send(now)
 
     def _is_due(self, now: float) -> bool:
-        """Whether what is unsent fills a batch, or has waited as long as it may."""
-        queue = self.queue
+        """Whether what is unsent fills a batch, has waited as long as it may, or goes alone: where
+        writes wait, a frame need not be full before several are under way."""
+        queue, window = self.queue, self.window
+        eager = 0 if self.options.mode is Mode.ASYNC else limits.FRAMES_EAGER_MAX
         return (
-            queue.unsent_bytes >= self.window.batch_bytes
-            or self.options.mode is not Mode.ASYNC
+            len(window.frames) < eager
+            or queue.unsent_bytes >= window.batch_bytes
             or now >= queue.unsent_at + limits.COALESCE_SECONDS
         )
 
@@ -494,7 +496,7 @@ class Link(LinkCover):
             generation=generation,
             commit_now=(self.waits and self.options.mode is Mode.SYNC)
             or not kinds.isdisjoint(_COMMIT_NOW),
-            ack_now=self.waits,
+            ack_now=self.waits and self.options.mode is Mode.SEMI_SYNC,
         )
         frame = encode_batch(header, batch)
         self.window.sent(first_n + len(batch) - 1, len(frame), sequence, now)

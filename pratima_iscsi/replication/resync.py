@@ -117,6 +117,10 @@ class Resync:
             return
         if now - link.overflowed_at < limits.OVERFLOW_DWELL_SECONDS:
             return
+        if not link.window.has_room(link.queue):
+            # The replica takes nothing. From BEGIN on live writes are queued again: they would
+            # only fill the log, and overflow it, time after time.
+            return
         if not link.group.history_begun():
             return
         need = clean.left_to_bring(link) * BLOCK_BYTES

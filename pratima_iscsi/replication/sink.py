@@ -18,6 +18,7 @@ from pratima_iscsi import limits
 from pratima_iscsi.errors import RemoteProtocolError
 from pratima_iscsi.operations import Buffer, RecordKind
 from pratima_iscsi.positions import ORIGIN
+from pratima_iscsi.replication.commit_pace import CommitPace
 from pratima_iscsi.replication.messages import (
     Ack,
     Closed,
@@ -69,11 +70,13 @@ class MakeRoom:
 @dataclass(frozen=True, slots=True)
 class WriteJournal:
     """Append these frames (None: an empty unit) with ``mark``, then sync if asked to; answer with
-    ``journal_written`` after the appends and ``journal_durable`` after the sync."""
+    ``journal_written`` after the appends and ``journal_done`` at the end."""
 
     frames: tuple[Buffer | None, ...]
     mark: int
     sync: bool
+    wanted: bool
+    """Somebody waits for ``journal_written``; else it may come with the next tick or the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +187,7 @@ class Sink:
         """In the journal file and not synced; bounded by COMMIT_BYTES and one job."""
         self.unsynced_bytes = 0
         self.unsynced_at = 0.0
+        self._pace = CommitPace()
         self.unacknowledged_bytes = 0
         """Of frames that are RECEIVED since the last acknowledgement."""
         self._writing_bytes = 0
@@ -445,7 +449,7 @@ class Sink:
         commit = any(frame.commit_now for frame in frames)
         commit = commit or any(unit.commit_now for unit in self.units)
         size = self.unsynced_bytes + sum(len(frame.frame) for frame in frames)
-        waited = self.units and now - self.unsynced_at >= limits.COMMIT_SECONDS
+        waited = self.units and now - self.unsynced_at >= self._pace.delay
         sync = bool(commit or waited or size >= limits.COMMIT_BYTES or self.greeting)
         if frames:
             self._write(tuple(frame.frame for frame in frames), frames, sync, now)
@@ -508,19 +512,29 @@ class Sink:
             self.units.append(_Unit(self.last_index, self.written, 0, mark, True))
         self._writing_bytes = self.unsynced_bytes - before
         self._ack_when_written = any(frame.ack_now for frame in taken)
-        self.effects.append(WriteJournal(frames, mark, sync))
+        if sync:
+            self._pace.begin(now)
+        self.effects.append(WriteJournal(frames, mark, sync, self._owes_ack()))
 
     def journal_written(self, now: float) -> None:
         """The frames of the job are in the journal file: RECEIVED."""
         if self.units:
             self.written = self.units[-1].standing
             self.unacknowledged_bytes += self._writing_bytes
-        if self._ack_when_written or self.unacknowledged_bytes >= self.credit // 8:
+            self._writing_bytes = 0
+        if self._owes_ack():
             self._acknowledge()
+
+    def _owes_ack(self) -> bool:
+        """Whether the source is told at once what is RECEIVED: it asked, or it may run short of
+        credit."""
+        unacknowledged = self.unacknowledged_bytes + self._writing_bytes
+        return self._ack_when_written or unacknowledged >= self.credit // 8
 
     def journal_done(self, synced: bool, now: float) -> None:
         """The journal job is over; ``synced``: every unit so far is durable."""
         self.journal_busy = False
+        self._pace.end(now)
         if synced and self.units:
             last = self.units[-1]
             self.durable, self.durable_index = last.standing, last.index
@@ -625,7 +639,7 @@ class Sink:
         if self.session is not None:
             due = min(due, self.ack_at)
         if self.units and not self.journal_busy:
-            due = min(due, self.unsynced_at + limits.COMMIT_SECONDS)
+            due = min(due, self.unsynced_at + self._pace.delay)
         if self.applied_index > self.checkpointed_index and not self.apply_busy:
             due = min(due, self.checkpoint_at + limits.CHECKPOINT_SECONDS)
         if self.retry_apply_at > now:

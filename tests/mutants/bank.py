@@ -49,6 +49,23 @@ MUTANTS: Final = (
         "long",
     ),
     Mutant(
+        "BEGIN is sent to a replica that takes nothing",
+        "an outage costs one overflow",
+        _RESYNC,
+        "if not link.window.has_room(link.queue):",
+        "if False:",
+        "scenario test_resync.test_a_replica_that_takes_nothing_makes_the_log_overflow_once",
+    ),
+    Mutant(
+        "a write that waits for a replica is held back though nothing is under way",
+        "a host that keeps few writes going waits for no company",
+        _LINK,
+        "eager = 0 if self.options.mode is Mode.ASYNC else limits.FRAMES_EAGER_MAX",
+        "eager = 0",
+        "scenario test_waiting."
+        "test_writes_go_at_once_until_several_frames_are_under_way_and_then_share_one",
+    ),
+    Mutant(
         "a write is skipped when any of its blocks is in the table",
         "PROTOCOL 6: only when all of them are",
         _COVER,

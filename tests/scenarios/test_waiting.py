@@ -1,5 +1,6 @@
 """Stories of writes that wait for a replica: degrade, return, block, flush."""
 
+from pratima_iscsi import limits
 from pratima_iscsi.replication.source_state import StopKind
 from pratima_iscsi.replication.states import Connection, LinkState, Mode
 from tests.scenarios.scene import Scene
@@ -77,6 +78,21 @@ def test_semi_sync_completes_when_received_and_flush_when_durable() -> None:
     scene.write(3)
     flush = scene.wait(scene.flush())
     assert scene.replica.shadow.position.sequence >= flush.sequence >= 3
+    scene.converge()
+
+
+def test_writes_go_at_once_until_several_frames_are_under_way_and_then_share_one() -> None:
+    scene = Scene(Mode.SYNC, sync_timeout=5.0).synced()
+    scene.wait(scene.write(0))
+    before = scene.link.queue.next_n - 1
+    scene.replica.pause(0.5)
+    alone = limits.FRAMES_EAGER_MAX
+    operations = [scene.write(block) for block in range(alone + 8)]
+    scene.rest(1.1 * limits.COALESCE_SECONDS)
+    last = [n - before for n, _, _ in scene.link.window.frames]
+    assert last == [*range(1, alone + 1), alone + 8]
+    for operation in operations:
+        scene.wait(operation)
     scene.converge()
 
 

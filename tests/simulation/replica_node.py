@@ -48,6 +48,7 @@ class ReplicaNode(Node):
         self.shadow = Shadow([0 for _ in sizes])
         self.frames: dict[int, memoryview] = {}
         """Frames by journal unit, until they are durable."""
+        self.appended = False
         self.tick_at = float("inf")
         self.sink: sk.Sink
         self.store: ReplicaStore
@@ -65,6 +66,7 @@ class ReplicaNode(Node):
         self.alive = True
         self.tick_at = float("inf")
         self.frames.clear()
+        self.appended = False
         self.disk.faults.heal()
         self.disk.faults.capacity_bytes = UNLIMITED
         self.store = self.recover(self.disk)
@@ -203,6 +205,7 @@ class ReplicaNode(Node):
     def _tick(self, due: float) -> None:
         if self.tick_at == due:
             self.tick_at = float("inf")
+            self._tell_written()
             self.sink.tick(self.world.now)
 
     def _carry_out(self, effect: sk.SinkEffect) -> None:
@@ -277,11 +280,19 @@ class ReplicaNode(Node):
         except OSError as error:
             self._failed("the journal cannot be written", error)
             return
-        self.sink.journal_written(self.world.now)
+        self.appended = True
+        if effect.wanted:
+            self._tell_written()
         if effect.sync:
             self.later(self.world.delay(0.004), self._sync)
         else:
+            self._tell_written()
             self.sink.journal_done(False, self.world.now)
+
+    def _tell_written(self) -> None:
+        if self.appended:
+            self.appended = False
+            self.sink.journal_written(self.world.now)
 
     def _sync(self) -> None:
         try:
@@ -291,6 +302,7 @@ class ReplicaNode(Node):
             return
         for index in sorted(self.frames):
             self.shadow.take(self.frames.pop(index))
+        self._tell_written()
         self.sink.journal_done(True, self.world.now)
 
     def _apply(self, effect: sk.Apply) -> None:

@@ -19,7 +19,7 @@ from pratima_iscsi.edges.link_address import LinkAddress
 from pratima_iscsi.edges.link_dial import Dial, DialOptions, Loss, LossKind
 from pratima_iscsi.edges.link_sockets import EventHook, LinkContext, Socket, SocketReader
 from pratima_iscsi.errors import StateError, UsageError
-from pratima_iscsi.limits import CONTROL_BYTES_MAX, HANDSHAKE_SECONDS, READS_PER_TURN_MAX
+from pratima_iscsi.limits import CONTROL_BYTES_MAX, HANDSHAKE_SECONDS
 
 KEY_CHARACTERS: Final = 40
 """A key in Z85: 32 bytes."""
@@ -119,7 +119,7 @@ class ZapHandler:
         except zmq.ZMQError as error:
             self._socket.close()
             raise StateError(f"the allow-list cannot be enforced: {error}") from None
-        self._reader = SocketReader(asyncio.get_running_loop(), self._socket, self._drain)
+        self._reader = SocketReader(asyncio.get_running_loop(), self._socket, self._read)
 
     def close(self) -> None:
         """Stop answering: from now on every connection is refused."""
@@ -127,13 +127,10 @@ class ZapHandler:
             self._reader.close()
             self._socket.close()
 
-    def _drain(self) -> None:
-        for _ in range(READS_PER_TURN_MAX):
-            try:
-                request = self._socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            self._socket.send_multipart(self._reply(request))
+    def _read(self) -> int:
+        request = self._socket.recv_multipart(zmq.NOBLOCK)
+        self._socket.send_multipart(self._reply(request))
+        return sum(map(len, request))
 
     def _reply(self, request: list[bytes]) -> list[bytes]:
         request_id = request[1] if len(request) > 1 else b""

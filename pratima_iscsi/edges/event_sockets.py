@@ -159,15 +159,12 @@ class EventPublisher:
         self._sockets.pop()
         self._listeners.pop().close()
 
-    def _read(self, socket: Socket) -> None:
-        for _ in range(READS_PER_TURN_MAX):
-            try:
-                said = socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            if said == [_SUBSCRIBE_ALL]:
-                socket.setsockopt(zmq.SUBSCRIBE, b"")
-                self._on_subscriber()
+    def _read(self, socket: Socket) -> int:
+        said = socket.recv_multipart(zmq.NOBLOCK)
+        if said == [_SUBSCRIBE_ALL]:
+            socket.setsockopt(zmq.SUBSCRIBE, b"")
+            self._on_subscriber()
+        return sum(map(len, said))
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,8 +63,8 @@ class DialOptions:
     messages_unsent_max: int
     secure: Callable[[Socket], None]
     handshake_seconds: float = HANDSHAKE_SECONDS
-    on_readable: Callable[[Socket], None] | None = None
-    """Reads a bounded amount from the socket; None: the socket is never read."""
+    on_readable: Callable[[Socket], int] | None = None
+    """Takes one message, which is there, from the socket; None: the socket is never read."""
     hook: EventHook | None = field(default=None)
 
 
@@ -106,7 +106,8 @@ class Dial:
             raise
         self._reader: SocketReader | None = None
         if options.on_readable is not None:
-            self._reader = SocketReader(self._loop, self._socket, self._readable)
+            read = options.on_readable
+            self._reader = SocketReader(self._loop, self._socket, lambda: read(self._socket))
         # A name that does not resolve makes no event at all: the timer is what ends that dial.
         self._timer = self._loop.call_later(options.handshake_seconds, self._expired)
         self._socket.connect(address.endpoint)
@@ -155,10 +156,6 @@ class Dial:
         except zmq.Again:
             return False
         return True
-
-    def _readable(self) -> None:
-        if self._open and self._options.on_readable is not None:
-            self._options.on_readable(self._socket)
 
     def _heard(self, event: SocketEvent) -> None:
         match event.kind:

@@ -32,8 +32,6 @@ from pratima_iscsi.limits import (
     FRAME_BYTES_MAX,
     FRAMES_UNREAD_MAX,
     HANDSHAKE_SECONDS,
-    READ_BYTES_PER_TURN,
-    READS_PER_TURN_MAX,
 )
 from pratima_iscsi.replication.messages import Message, ToReplica, decode_to_replica, encode
 from pratima_iscsi.replication.wire import FRAME_BYTES_LEAST
@@ -169,15 +167,10 @@ class ReplicaEndpoint:
         ]
         await self_test(self._context, ports, keys.public, self._handshake_seconds)
 
-    def _read_control(self) -> None:
-        for _ in range(READS_PER_TURN_MAX):
-            try:
-                parts = self._control.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                return
-            self._receive(parts[0].bytes, parts[1:])
-            if self._control.closed:
-                return
+    def _read_control(self) -> int:
+        parts = self._control.recv_multipart(zmq.NOBLOCK, copy=False)
+        self._receive(parts[0].bytes, parts[1:])
+        return sum(map(len, parts))
 
     def _receive(self, peer: bytes, parts: list[zmq.Frame]) -> None:
         user = None if not parts else self._user(parts[0])
@@ -190,24 +183,17 @@ class ReplicaEndpoint:
             return
         self._handler.on_control(peer, user, message)
 
-    def _read_data(self) -> None:
-        budget = READ_BYTES_PER_TURN
-        for _ in range(READS_PER_TURN_MAX):
-            try:
-                frame = self._data.recv(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                return
-            user = self._user(frame)
-            view = frame.buffer
-            parts = self._skip_parts(frame)
-            if parts == 1 and FRAME_BYTES_LEAST <= len(view) <= FRAME_BYTES_MAX:
-                self._handler.on_frame(view, user)
-            else:
-                error = RemoteProtocolError(f"data message of {parts} parts, {len(view)} bytes")
-                self._handler.on_violation(None, user, error)
-            budget -= len(view)
-            if budget <= 0 or self._data.closed:
-                return
+    def _read_data(self) -> int:
+        frame = self._data.recv(zmq.NOBLOCK, copy=False)
+        user = self._user(frame)
+        view = frame.buffer
+        parts = self._skip_parts(frame)
+        if parts == 1 and FRAME_BYTES_LEAST <= len(view) <= FRAME_BYTES_MAX:
+            self._handler.on_frame(view, user)
+        else:
+            error = RemoteProtocolError(f"data message of {parts} parts, {len(view)} bytes")
+            self._handler.on_violation(None, user, error)
+        return len(view)
 
     def _skip_parts(self, frame: zmq.Frame) -> int:
         """Parts of the message that began with ``frame``; the others, which no frame of ours has,

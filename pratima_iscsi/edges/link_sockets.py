@@ -1,8 +1,8 @@
 """ZeroMQ sockets on an event loop: the shared context, a reader, a monitor.
 
 A ZeroMQ descriptor is edge-triggered: it says "something changed", once, and a send may swallow
-what it said about a receive. One rule: after every send and every turn of receives, look at EVENTS
-again (``SocketReader.check``); no wake-up is lost then. Plain sockets and ``loop.add_reader``, no
+what it said about a receive. One rule: after every send and every receive, look at EVENTS again
+(``SocketReader``); no wake-up is lost then. Plain sockets and ``loop.add_reader``, no
 future per message; asyncio's loop and uvloop's behave the same.
 """
 
@@ -16,7 +16,12 @@ from typing import Final
 
 import zmq
 
-from pratima_iscsi.limits import MONITOR_EVENTS_MAX, READS_PER_TURN_MAX, ZMQ_SOCKETS_MAX
+from pratima_iscsi.limits import (
+    MONITOR_EVENTS_MAX,
+    READ_BYTES_PER_TURN,
+    READS_PER_TURN_MAX,
+    ZMQ_SOCKETS_MAX,
+)
 
 Socket = zmq.Socket[bytes]
 
@@ -56,18 +61,18 @@ def readiness(socket: Socket) -> int:
 
 
 class SocketReader:
-    """Calls ``drain`` on the loop whenever the socket may have something to read.
+    """Calls ``read`` on the loop for each message that the socket has, while it is not closed.
 
-    ``drain`` reads a bounded amount and returns; when more is left it is called again after the
-    loop's other work.
+    ``read`` takes one message, which is there, and gives back its bytes. After READS_PER_TURN_MAX
+    messages, or READ_BYTES_PER_TURN, the loop's other work comes first.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, socket: Socket, drain: Callable[[], None]
+        self, loop: asyncio.AbstractEventLoop, socket: Socket, read: Callable[[], int]
     ) -> None:
         self._loop = loop
         self._socket = socket
-        self._drain = drain
+        self._read = read
         self._descriptor = socket.FD
         self._scheduled: asyncio.Handle | None = None
         self._closed = False
@@ -82,7 +87,7 @@ class SocketReader:
             self._scheduled = self._loop.call_soon(self._turn)
 
     def close(self) -> None:
-        """Stop reading; before the socket is closed."""
+        """Stop reading; before the socket is closed, ``read`` may call it."""
         if self._closed:
             return
         self._closed = True
@@ -96,10 +101,26 @@ class SocketReader:
             self._scheduled = None
         if self._closed:
             return
+        more = True
         try:
-            self._drain()
+            more = self._drain()
         finally:
-            self.check()
+            if more:
+                self.check()
+
+    def _drain(self) -> bool:
+        """Read as much as one turn may; whether more may be there."""
+        budget = READ_BYTES_PER_TURN
+        for _ in range(READS_PER_TURN_MAX):
+            # Asked beforehand: an exception after each last message costs more than the message.
+            if not readiness(self._socket) & zmq.POLLIN:
+                return False
+            budget -= self._read()
+            if self._closed:
+                return False
+            if budget <= 0:
+                break
+        return True
 
 
 class SocketEventKind(enum.IntEnum):
@@ -158,7 +179,7 @@ class Monitor:
         # the limit is far above what a loop can leave unread, and close() empties the queue first.
         self._socket.rcvhwm = MONITOR_EVENTS_MAX
         self._socket.connect(name)
-        self._reader = SocketReader(loop, self._socket, self._drain)
+        self._reader = SocketReader(loop, self._socket, self._read)
 
     def close(self) -> None:
         """Stop watching; before the watched socket is closed."""
@@ -166,26 +187,19 @@ class Monitor:
             return
         self._closed = True
         self._reader.close()
-        while self._receive() is not None:
-            pass
+        while readiness(self._socket) & zmq.POLLIN:
+            self._receive()
         self._watched.disable_monitor()
         self._socket.close()
 
-    def _drain(self) -> None:
-        for _ in range(READS_PER_TURN_MAX):
-            event = self._receive()
-            if event is None:
-                return
-            if self._hook is not None:
-                self._hook(event.kind.name, event.endpoint, str(event.value))
-            self._heard(event)
-            if self._closed:
-                return
+    def _read(self) -> int:
+        event = self._receive()
+        if self._hook is not None:
+            self._hook(event.kind.name, event.endpoint, str(event.value))
+        self._heard(event)
+        return _MONITOR_EVENT.size
 
-    def _receive(self) -> SocketEvent | None:
-        try:
-            head, endpoint = self._socket.recv_multipart(zmq.NOBLOCK)
-        except zmq.Again:
-            return None
+    def _receive(self) -> SocketEvent:
+        head, endpoint = self._socket.recv_multipart(zmq.NOBLOCK)
         number, value = _MONITOR_EVENT.unpack(head)
         return SocketEvent(SocketEventKind(number), value, endpoint.decode(errors="replace"))

@@ -25,7 +25,6 @@ from pratima_iscsi.limits import (
     FRAMES_UNSENT_MAX,
     HANDSHAKE_SECONDS,
     KIB,
-    READS_PER_TURN_MAX,
 )
 from pratima_iscsi.replication.messages import Message, ToSource, decode_to_source, encode
 
@@ -185,15 +184,10 @@ class SourceLink:
         self._data = None
         self._handler.on_data_lost(loss.reason)
 
-    def _read_control(self, socket: Socket) -> None:
-        for _ in range(READS_PER_TURN_MAX):
-            try:
-                parts = socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return
-            self._receive(parts)
-            if socket.closed:
-                return
+    def _read_control(self, socket: Socket) -> int:
+        parts = socket.recv_multipart(zmq.NOBLOCK)
+        self._receive(parts)
+        return sum(map(len, parts))
 
     def _receive(self, parts: list[bytes]) -> None:
         try:

@@ -257,6 +257,8 @@ class Simulation:
     def converge(self) -> None:
         """I11 and I6: every pair reaches SYNCED, stays so, and holds the same on both sides."""
         world = self.world
+        # Writes must be slower than the link: thousands that waited for a slow one come first.
+        assert world.run(world.now + 600.0, stop=self.admitted), "writes wait for admission for ever"
         assert world.run(world.now + 120.0, stop=self.converged), "I11: after healing " + "; ".join(
             f"{pair.link.state.value}: {pair.link.reason}" for pair in self.pairs
         )
@@ -265,6 +267,10 @@ class Simulation:
         assert not self.source.backstore.waiting_for_replica(), "a write waits for ever"
         for pair in self.pairs:
             pair.check_same()
+
+    def admitted(self) -> bool:
+        """Whether no write waits for its place in the order."""
+        return not (self.source.alive and self.source.backstore._waiting)
 
     def converged(self) -> bool:
         """Whether every pair is in step with nothing under way."""

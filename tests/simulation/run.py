@@ -258,7 +258,8 @@ class Simulation:
         """I11 and I6: every pair reaches SYNCED, stays so, and holds the same on both sides."""
         world = self.world
         # Writes must be slower than the link: thousands that waited for a slow one come first.
-        assert world.run(world.now + 600.0, stop=self.admitted), "writes wait for admission for ever"
+        admitted = world.run(world.now + 600.0, stop=self.admitted)
+        assert admitted, "writes wait for ever to be admitted"
         assert world.run(world.now + 120.0, stop=self.converged), "I11: after healing " + "; ".join(
             f"{pair.link.state.value}: {pair.link.reason}" for pair in self.pairs
         )

@@ -274,9 +274,9 @@ class Backstore:
             log.admit(run, cost, now)
             return
         log.seal()
-        for record in log.records_of(run):
-            for link in self.links:
-                link.admit(record, now)
+        records = log.records_of(run)
+        for link in self.links:
+            link.admit_run(records, now)
 
     def _order_past_log(self, operation: Operation, now: float) -> None:
         """Give a write its position that finds no room in the log, though it was made: what was

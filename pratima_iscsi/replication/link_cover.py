@@ -5,7 +5,7 @@ unconfirmed goes into the table. One rule, the core's: log ∪ table ∪ T ∪ w
 block in which primary and replica differ.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from pratima_iscsi import limits
@@ -198,6 +198,16 @@ class LinkCover:
         """Take a write that the log has room for into the queue, or into the table."""
         if self.wants(record.volume, *record.blocks):
             self.take(record, now)
+
+    def admit_run(self, records: Sequence[Record], now: float) -> None:
+        """Take writes of one wake-up, in their order."""
+        stale = self.replication is Replication.TABLE and self.connection is not Connection.DISABLED
+        if stale and self.clean is None and len(records) > 1:
+            # An outage must not be felt: nothing more is asked of each of them.
+            self.table.add_records(records)
+            return
+        for record in records:
+            self.admit(record, now)
 
     def take(self, record: Record, now: float) -> None:
         """Queue a write that ``wants`` asked for, or a record of the link's own; the log has room

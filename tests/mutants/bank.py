@@ -66,6 +66,14 @@ MUTANTS: Final = (
         "test_writes_go_at_once_until_several_frames_are_under_way_and_then_share_one",
     ),
     Mutant(
+        "writes of one wake-up, taken together, are not marked",
+        "I5: log, table, T and what is in flight cover every block that may differ",
+        _COVER,
+        "            self.table.add_records(records)\n            return",
+        "            return",
+        "overflow",
+    ),
+    Mutant(
         "a write is skipped when any of its blocks is in the table",
         "PROTOCOL 6: only when all of them are",
         _COVER,

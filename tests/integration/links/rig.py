@@ -312,6 +312,8 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
                 await self._flowing.wait()
+                if writer.transport.is_closing():
+                    return  # reset while this was held back; uvloop raises, asyncio does not
                 writer.write(data)
                 await writer.drain()
         writer.close()

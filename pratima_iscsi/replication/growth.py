@@ -140,12 +140,18 @@ class Growth:
             return
         if not zeros:
             self.zeros = _NOBODY
+        asked = self._done
         self._group.admit_resize(
-            Operation(RESIZE, self._volume, 0, self._size, done=self._settled), now
+            Operation(
+                RESIZE, self._volume, 0, self._size, done=lambda error: self._settled(asked, error)
+            ),
+            now,
         )
 
-    def _settled(self, error: OSError | None) -> None:
-        """The RESIZE has completed, as a write would have."""
+    def _settled(self, asked: GrowthDone, error: OSError | None) -> None:
+        """The RESIZE that was ``asked`` for has completed, as a write would have."""
+        if asked is not self._done:
+            return  # refused meanwhile, while it waited for room in the log: nobody is to be told
         if error is None:
             self._end(None)
         else:

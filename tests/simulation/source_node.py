@@ -104,6 +104,8 @@ class SourceNode(Node):
         self.on_complete: Callable[[Operation], None] = lambda operation: None
         self.on_grown: Callable[[int, int], None] = lambda volume, size: None
         self.later_allowed = False
+        self.unasked: set[int] = set()
+        """Links that were disabled when a growth began: their replicas grow when they are back."""
         """The growth under way does not wait for a replica that cannot be asked."""
         self.growths: list[tuple[int, int, OperatorError | None]] = []
         """What came of each growth: volume, size, and why not."""
@@ -396,6 +398,8 @@ class SourceNode(Node):
         try:
             growth.begin(volume, size, done, self.world.now, later=later)
             self.later_allowed = later
+            links = self.backstore.links
+            self.unasked = {one.index for one in links if one.connection is Connection.DISABLED}
         except OperatorError as error:
             done(error)
 
@@ -428,7 +432,8 @@ class SourceNode(Node):
 
     def _check_room(self, operation: Operation) -> None:
         for far, link in zip(self.far, self.backstore.links, strict=True):
-            if not self.later_allowed and link.connection is not Connection.DISABLED:
+            unasked = link.index in self.unasked or link.connection is Connection.DISABLED
+            if not self.later_allowed and not unasked:
                 far.check_room(operation.volume, operation.length)
 
     def _tail(self, operation: Operation, size: int) -> bytes:

@@ -416,6 +416,14 @@ MUTANTS: Final = (
         "scenario test_growth.test_garbage_behind_a_replicas_volume_is_overwritten",
     ),
     Mutant(
+        "a RESIZE that completes late settles the next growth",
+        "initiators are told a size that every side has",
+        _GROWTH,
+        "        if asked is not self._done:",
+        "        if False:",
+        "scenario test_growth.test_a_resize_that_completes_late_settles_no_other_growth",
+    ),
+    Mutant(
         "BEGIN does not say the sizes",
         "a RESIZE may be dropped with the log",
         _RESYNC,

@@ -176,6 +176,22 @@ def test_a_resize_dropped_inside_a_transaction_is_queued_again() -> None:
     scene.converge()
 
 
+def test_a_resize_that_completes_late_settles_no_other_growth() -> None:
+    scene = Scene(blocks=BLOCKS).synced()
+    backstore = scene.source.backstore
+    assert backstore.hold_writes()
+    scene.grow(0, NEW, later=False)
+    scene.rest(0.5)
+    backstore.growth.stop()
+    scene.network.drop = lambda direction, what: isinstance(what, Grown)
+    scene.grow(0, NEW + BLOCK_BYTES, later=False)
+    backstore.release_writes(scene.world.now)
+    scene.source.after_event()
+    scene.rest(0.5)
+    assert backstore.sizes == (NEW,), "what was admitted is done"
+    assert [error is None for _, _, error in scene.source.growths] == [False], "and not told"
+
+
 def test_a_primary_that_dies_after_the_replica_made_room_keeps_its_size() -> None:
     scene = Scene(blocks=BLOCKS).synced()
     scene.at_message(Grown, lambda: scene.source.crash(power=False))

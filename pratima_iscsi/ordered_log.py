@@ -252,8 +252,7 @@ class LinkQueue:
                     break
             count += 1
             size += payload_bytes
-        popleft = unsent.popleft
-        batch = [popleft() for _ in range(count)]
+        batch = [unsent.popleft() for _ in range(count)]
         if batch[0].entry[0] == _GENERATION:
             self.generation = GenerationBegin.decode(batch[0].payload).generation
         generation = self.generation
@@ -273,8 +272,7 @@ class LinkQueue:
         if count <= 0:
             return []
         assert count <= len(sent), "acknowledged beyond what was sent"
-        popleft = sent.popleft
-        confirmed = [popleft() for _ in range(count)]
+        confirmed = [sent.popleft() for _ in range(count)]
         self.first_n += count
         self.numbered -= count
         cost = sum([len(record.payload) for record in confirmed]) + count * RECORD_OVERHEAD_BYTES

@@ -2,8 +2,8 @@
 
 A sync that comes soon bounds what a power cut takes, and lets the source free what it holds; one
 that comes too often leaves the disk no time for anything else. So the disk's own speed decides. One
-rule: syncing takes at most one part in COMMIT_REST of the time, and never waits longer than
-COMMIT_SECONDS_MAX.
+rule: a sync is followed by COMMIT_REST times its own duration without one, but by no less than
+COMMIT_SECONDS_MIN and no more than COMMIT_SECONDS_MAX.
 """
 
 from pratima_iscsi.limits import COMMIT_REST, COMMIT_SECONDS_MAX, COMMIT_SECONDS_MIN

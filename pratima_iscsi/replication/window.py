@@ -49,14 +49,17 @@ class Window:
         least = min(queue.unsent_bytes, self.batch_bytes)
         if queue.unsent:
             least = max(least, queue.unsent[0].cost)
-        return self.outstanding + least > self.credit or queue.sent_bytes + least > self.log_share
+        return not self._holds(queue, least)
 
     def has_room(self, queue: LinkQueue) -> bool:
         """Whether a whole batch could go now: a replica that takes nothing leaves no such room."""
         if not self.frames and not queue.sent:
             return True
-        outstanding, sent = self.outstanding + self.batch_bytes, queue.sent_bytes + self.batch_bytes
-        return outstanding <= self.credit and sent <= self.log_share
+        return self._holds(queue, self.batch_bytes)
+
+    def _holds(self, queue: LinkQueue, size: int) -> bool:
+        """Whether ``size`` bytes more are within the credit and within the log's share."""
+        return self.outstanding + size <= self.credit and queue.sent_bytes + size <= self.log_share
 
     def sent(self, last_n: int, size: int, sequence: int, now: float) -> None:
         """A frame of ``size`` bytes with records up to ``last_n`` went out."""

@@ -132,6 +132,12 @@ PROBE_SECONDS: Final = 1.0
 BLANK_BYTES_MAX: Final = 64 * MIB
 """How much of a replica's volume is read to see whether it is blank."""
 
+# --- a daemon's memory -------------------------------------------------------------------------
+HEAP_KEPT_BYTES: Final = 16 * MIB
+"""Memory that was freed and is not given back to the system: 128 transfers of 128 KiB."""
+LONG_BUFFER_BYTES: Final = MIB
+"""Buffers so long are taken from the system, and given back to it, one by one."""
+
 # --- identity and control ----------------------------------------------------------------------
 ANCESTRY_MAX: Final = 64
 LAG_SAMPLE_SECONDS: Final = 0.1
@@ -193,7 +199,6 @@ MONITOR_REFRESH_SECONDS: Final = 0.5
 
 # --- the local volume --------------------------------------------------------------------------
 INLINE_SLOW_SECONDS: Final = 0.005
-INLINE_FAST_SECONDS: Final = 0.002
 WRITER_DWELL_SECONDS: Final = 10.0
 READERS_PER_VOLUME: Final = 4
 ADMISSIONS_MAX: Final = 4096
@@ -254,8 +259,10 @@ INITIATOR_TASKS_MAX: Final = 1024
 # --- the kernel's target (TCMU) ----------------------------------------------------------------
 TCMU_COMMANDS_MAX: Final = ADMISSIONS_MAX // VOLUMES_MAX
 """Commands of one device under way at once; the others wait in the kernel's ring."""
-TCMU_POLL_SECONDS_MAX: Final = 0.0005
-"""How long a ring that was just emptied is looked at before the loop sleeps."""
+TCMU_POLL_SECONDS_MAX: Final = 0.003
+"""How long a ring that was just emptied is looked at before its owner sleeps."""
+TCMU_LOOK_SECONDS: Final = 0.0005
+"""After how much of that the loop does what else there is."""
 TCMU_PAUSE_SECONDS_MAX: Final = 0.004
 """What a longer pause counts as, so that one long one is soon forgotten."""
 TCMU_ROUNDS_MAX: Final = 16

@@ -23,20 +23,18 @@ from pratima_iscsi.edges.uio import Places, UioDevice, memory_barrier, our_devic
 from pratima_iscsi.errors import StateError
 from pratima_iscsi.limits import (
     TCMU_DRAIN_SECONDS,
-    TCMU_PAUSE_SECONDS_MAX,
-    TCMU_POLL_SECONDS_MAX,
+    TCMU_LOOK_SECONDS,
     TCMU_RETRY_SECONDS_MIN,
     TCMU_ROUNDS_MAX,
     TCMU_SCAN_SECONDS,
 )
 from pratima_iscsi.scsi.logical_unit import LogicalUnit
 from pratima_iscsi.tcmu.names import DeviceName
+from pratima_iscsi.tcmu.polling import Polling
 from pratima_iscsi.tcmu.ring import Ring, RingError
 from pratima_iscsi.tcmu.session import Session
 
 LOG: Final = logging.getLogger(__name__)
-PAUSE_WEIGHT: Final = 0.25
-"""Of the last pause in the average."""
 
 Report = Callable[[str, str, bool], None]
 """Told of a change at a unit: the event, its reason, whether somebody should know."""
@@ -215,15 +213,16 @@ class Device:
         self._loop = asyncio.get_running_loop()
         self._turning = False
         self._turn_due = False
-        self._idle_since = 0.0
-        """When there was last nothing to do."""
-        self._pause_seconds = TCMU_PAUSE_SECONDS_MAX
-        """How long that lasts until more comes: a moving average."""
+        self._polling = Polling(len(os.sched_getaffinity(0)) > 1)
+        self._pause_began = 0.0
+        """When the ring was emptied that has stayed empty since; 0 while there is no pause."""
+        self._look_until = 0.0
+        """Until when the ring is looked at in this pause; 0 when the kernel is to wake us."""
+        self._look_due = False
         self._idle: asyncio.Event | None = None
         """Of a device that is being stopped: set when nothing is left to do."""
         self._size_told = 0
         """The unit's size that the kernel was last compared with."""
-        self._poll = len(os.sched_getaffinity(0)) > 1
         self._file = UioDevice(number, name, devices.places)
         with contextlib.ExitStack() as opened:
             opened.callback(self._file.close)
@@ -251,7 +250,6 @@ class Device:
         except OSError:
             self._devices.lost(self, "the kernel has removed it")
             return
-        self._paused(time.monotonic() - self._idle_since)
         self._turn()
 
     def _wake(self) -> None:
@@ -269,15 +267,17 @@ class Device:
         self._devices.beat()
         if self.session.closed:
             return
-        session, drained = self.session, self.served.drained
+        session, ring, drained = self.session, self.ring, self.served.drained
         self._turning = True
         try:
             for _ in range(TCMU_ROUNDS_MAX):
+                if self._pause_began and ring.waiting:
+                    self._pause_ends()
                 served = session.serve()
                 if served:
                     drained()
-                self._publish()
-                if not served or not (self.ring.waiting or self._more_comes()):
+                told = self._publish()
+                if not (served or told) or not (ring.waiting or self._more_comes()):
                     break
             else:
                 self._turn_due = True
@@ -300,35 +300,52 @@ class Device:
         """Whether commands are under way or wait in the ring."""
         return bool(self.session.commands) or self.ring.waiting
 
-    def _publish(self) -> None:
-        if self.ring.unpublished:
-            self.ring.publish()
-            self._file.tell()
-
-    def _paused(self, seconds: float) -> None:
-        """More came after a pause of so long."""
-        seconds = min(seconds, TCMU_PAUSE_SECONDS_MAX)
-        self._pause_seconds += (seconds - self._pause_seconds) * PAUSE_WEIGHT
+    def _publish(self) -> bool:
+        """Whether there was anything to tell the kernel of."""
+        if not self.ring.unpublished:
+            return False
+        self.ring.publish()
+        self._file.tell()
+        return True
 
     def _more_comes(self) -> bool:
-        """Look at the ring a little longer, where pauses have been short lately.
+        """The ring is empty: a pause begins. Whether it is over within one look.
 
-        An initiator with one command at a time sends the next within microseconds of an answer: to
-        sleep meanwhile, and be woken, costs both sides more than to wait. While commands are under
-        way elsewhere the loop has better to do.
+        While commands are under way elsewhere the loop has better to do.
         """
-        if not self._poll or self.session.commands:
+        if self.session.commands:
             return False
-        now = self._idle_since = time.monotonic()
-        patience = 2 * self._pause_seconds
-        if patience > TCMU_POLL_SECONDS_MAX:
+        now = self._pause_began = time.monotonic()
+        patience = self._polling.patience()
+        if not patience:
             return False
+        self._look_until = now + patience
+        return self._look(now)
+
+    def _look(self, now: float) -> bool:
+        """Look at the ring for a moment, and see to it that it is looked at again after the loop
+        has done what else there is; whether more has come."""
         ring = self.ring
+        until = min(self._look_until, now + TCMU_LOOK_SECONDS)
         while not ring.waiting:
-            if time.monotonic() - now >= patience:
-                return False
-        self._paused(time.monotonic() - now)
+            if time.monotonic() < until:
+                continue
+            if until >= self._look_until:
+                self._look_until = 0.0
+            elif not self._look_due:
+                self._look_due = True
+                self._loop.call_soon(self._look_again)
+            return False
         return True
+
+    def _look_again(self) -> None:
+        self._look_due = False
+        if self._look_until and not self.session.closed and self._look(time.monotonic()):
+            self._turn()
+
+    def _pause_ends(self) -> None:
+        self._polling.ended(time.monotonic() - self._pause_began)
+        self._pause_began = self._look_until = 0.0
 
     # --- the end ---------------------------------------------------------------------------------
 

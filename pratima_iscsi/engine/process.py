@@ -21,6 +21,7 @@ from pratima_iscsi import limits
 from pratima_iscsi.control.status import Alarm
 from pratima_iscsi.control.text import printable
 from pratima_iscsi.edges.directory import DiskDirectory
+from pratima_iscsi.edges.heap import keep_freed_memory
 from pratima_iscsi.engine.event_stream import EventStream
 
 GARBAGE_THRESHOLD: Final = 20_000
@@ -34,6 +35,7 @@ def run_loop(main: Coroutine[object, object, int]) -> int:
     """Run a daemon's main coroutine, on uvloop where it is installed; its exit code."""
     gc.freeze()  # what is loaded by now stays: no collection need look at it
     gc.set_threshold(GARBAGE_THRESHOLD)
+    keep_freed_memory()
     with contextlib.suppress(ImportError):
         uvloop = importlib.import_module("uvloop")
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

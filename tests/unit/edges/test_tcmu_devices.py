@@ -223,36 +223,79 @@ async def test_the_kernel_is_told_of_a_size_that_is_not_its_own(
     await bench.devices.close()
 
 
+class Clock:
+    """Each look at it is 20 µs later; at some of them a command comes into the ring."""
+
+    def __init__(self, kernel: Kernel, sends: set[int]) -> None:
+        self.kernel = kernel
+        self.looks = 0
+        self.sends = sends
+
+    def __call__(self) -> float:
+        self.looks += 1
+        if self.looks in self.sends:
+            self.kernel.send(bytes(6))
+        return self.looks * 0.00002
+
+
+@pytest.fixture
+def two_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tcmu_devices.os, "sched_getaffinity", lambda pid: {0, 1})
+
+
 @on_loop
 async def test_a_ring_that_fills_again_at_once_is_served_without_being_woken(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, two_processors: None
 ) -> None:
-    monkeypatch.setattr(tcmu_devices.os, "sched_getaffinity", lambda pid: {0, 1})
     bench = Bench(monkeypatch)
     (device,) = bench.devices.devices.values()
-    now, sends = 0.0, {3, 6}
-
-    def clock() -> float:
-        """Each look at the clock is 20 µs later; some find one more command in the ring."""
-        nonlocal now
-        now += 0.00002
-        if round(now / 0.00002) in sends:
-            bench.file.kernel.send(bytes(6))
-        return now
-
+    kernel = bench.file.kernel
+    kernel.send(bytes(6))
+    clock = Clock(kernel, {4, 8})
     monkeypatch.setattr(tcmu_devices.time, "monotonic", clock)
-    assert not device._more_comes(), "pauses were long"
-    device._pause_seconds = 0.0001
-    assert device._more_comes()
-    assert device._pause_seconds < 0.0001
-    device.session.serve()
-    device._publish()
-    assert device._more_comes()
-    device.session.serve()
-    device._publish()
-    assert not device._more_comes(), "no more came"
+    device._turn()
+    assert len(kernel.answers) == 3
+    assert clock.looks > 8 and not kernel.commands, "it was looked at after the last of them, too"
     monkeypatch.undo()
     await bench.devices.close()
+
+
+@on_loop
+async def test_between_two_looks_the_loop_does_what_else_there_is(
+    monkeypatch: pytest.MonkeyPatch, two_processors: None
+) -> None:
+    bench = Bench(monkeypatch)
+    (device,) = bench.devices.devices.values()
+    kernel = bench.file.kernel
+    kernel.send(bytes(6))
+    clock = Clock(kernel, {80})
+    device._polling._looked, device._polling._slept = 0.001, 0.004
+    monkeypatch.setattr(tcmu_devices.time, "monotonic", clock)
+    device._turn()
+    looks, answered = [clock.looks], [len(kernel.answers)]
+    while answered[-1] < 2 and len(looks) < TURNS:
+        await asyncio.sleep(0)
+        looks.append(clock.looks)
+        answered.append(len(kernel.answers))
+    monkeypatch.undo()
+    assert answered[-1] == 2
+    assert answered.count(1) >= 2, "the loop turned meanwhile"
+    await bench.devices.close()
+
+
+@on_loop
+async def test_a_device_that_is_let_go_is_not_looked_at_any_more(
+    monkeypatch: pytest.MonkeyPatch, two_processors: None
+) -> None:
+    bench = Bench(monkeypatch)
+    (device,) = bench.devices.devices.values()
+    bench.file.kernel.send(bytes(6))
+    device._polling._looked, device._polling._slept = 0.001, 0.004
+    device._turn()
+    assert device._look_due
+    await bench.devices.close()
+    await asyncio.sleep(0)
+    assert not device._look_due
 
 
 @on_loop

@@ -187,6 +187,11 @@ class Backstore:
         self._waiting.extend(operations)
         self._admit_waiting(now)
 
+    def own_waiting(self) -> None:
+        """What was lent to an operation that still waits is copied: its turn is over."""
+        for operation in self._waiting:
+            operation.own()
+
     def _refuse(self, operations: Sequence[Operation], code: int) -> None:
         for operation in operations:
             operation.error = OSError(code, "the group takes no more operations now")

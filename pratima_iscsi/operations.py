@@ -76,6 +76,7 @@ class Operation:
         "fua",
         "kind",
         "length",
+        "lent",
         "offset",
         "payload",
         "record",
@@ -108,11 +109,19 @@ class Operation:
         self.done = done
         self.transform = transform
         self.update_done = update_done
+        self.lent: memoryview | None = None
+        """Instead of a payload: a buffer of somebody else's, good until this turn of the loop ends.
+        Only in a group that keeps no payload, for it has no links."""
         self.changed = False
         self.record: Record | None = None
         self.sequence = 0
         self.started = 0.0
         self.error: OSError | None = None
+
+    def own(self) -> None:
+        """Copy what is only lent."""
+        if self.lent is not None:
+            self.payload, self.lent = bytes(self.lent), None
 
     def tell(self) -> None:
         """Tell whoever asked how it ended."""
@@ -126,8 +135,8 @@ class Storage(Protocol):
     """What a logical unit asks of its volume. Offsets and lengths are bytes.
 
     Every call ends in exactly one call of its ``done``, perhaps before it returns. A write's data
-    is copied before the call returns, so the caller may reuse its buffer. Overlapping operations
-    take effect in the order of the calls.
+    is copied before the call returns, so the caller may reuse its buffer, unless it is lent.
+    Overlapping operations take effect in the order of the calls.
     """
 
     @property
@@ -142,11 +151,21 @@ class Storage(Protocol):
     def thin(self) -> bool:
         """Whether zeroing gives space back (else UNMAP is not offered)."""
 
-    def read(self, offset: int, length: int, done: ReadDone) -> None:
-        """Read ``length`` bytes; sees every write whose ``done`` was told."""
+    def read(
+        self, offset: int, length: int, done: ReadDone, room: memoryview | None = None
+    ) -> None:
+        """Read ``length`` bytes; sees every write whose ``done`` was told.
 
-    def write(self, offset: int, data: Buffer, fua: bool, done: Done) -> None:
-        """Write all of ``data``, whole; with ``fua`` it is on stable storage when done."""
+        ``room``, of that length, may be filled instead of a new buffer, and is then what ``done``
+        gets; after an error nobody knows what it holds.
+        """
+
+    def write(self, offset: int, data: Buffer, fua: bool, done: Done, lent: bool = False) -> None:
+        """Write all of ``data``, whole; with ``fua`` it is on stable storage when done.
+
+        With ``lent`` a memoryview stays as it is until this turn of the loop ends, so it may be
+        written from there.
+        """
 
     def zero(self, offset: int, length: int, fua: bool, done: Done) -> None:
         """Make a range read as zeros, giving its space back where the volume can."""

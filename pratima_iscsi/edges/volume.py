@@ -159,19 +159,25 @@ class Volume:
         """The same without ever waiting for the disk: None unless memory holds all of it."""
         if self._in_memory:
             return self.pread(length, offset)
-        if not self._nowait or offset + length > self._size:
-            return None
         data = bytearray(length)
+        return bytes(data) if self.read_cached_into(data, offset) else None
+
+    def read_cached_into(self, room: bytearray | memoryview, offset: int) -> bool:
+        """The same into ``room``, which it fills; False, with ``room`` as it may be, unless memory
+        holds all of that."""
+        length = len(room)
+        if not (self._in_memory or self._nowait) or offset + length > self._size:
+            return False
+        flags = 0 if self._in_memory else os.RWF_NOWAIT
         try:
-            got = os.preadv(self._fd, (data,), offset, os.RWF_NOWAIT)
+            return os.preadv(self._fd, (room,), offset, flags) == length
         except OSError as error:
             if error.errno in _CANNOT_NOWAIT:
                 self._nowait = False
-                return None
+                return False
             if error.errno == errno.EAGAIN:
-                return None
+                return False
             raise
-        return bytes(data) if got == length else None
 
     def pwrite(self, data: Buffer, offset: int) -> None:
         """Write all of ``data``; EINVAL beyond the end, for a volume never grows by a write."""

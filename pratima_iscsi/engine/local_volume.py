@@ -102,9 +102,9 @@ class LocalVolume:
                     if operation.fua:
                         volume.sync_now()
                 elif operation.fua:
-                    volume.write_through(operation.payload, operation.offset)
+                    volume.write_through(operation.lent or operation.payload, operation.offset)
                 else:
-                    volume.pwrite(operation.payload, operation.offset)
+                    volume.pwrite(operation.lent or operation.payload, operation.offset)
             except OSError as error:
                 operation.error = error
 
@@ -179,10 +179,23 @@ class LocalVolume:
         except OSError:
             return None
 
-    def read(self, offset: int, length: int, done: ReadDone, after: Callable[[], None]) -> None:
-        """Read for a front end: at once where memory has it, else in a reader thread; ``after`` is
-        called after a ``done`` that came from a thread."""
-        data = self._cached(length, offset)
+    def _cached_into(self, room: memoryview, offset: int) -> memoryview | None:
+        try:
+            return room if self.volume.read_cached_into(room, offset) else None
+        except OSError:
+            return None
+
+    def read(
+        self,
+        offset: int,
+        length: int,
+        done: ReadDone,
+        after: Callable[[], None],
+        room: memoryview | None = None,
+    ) -> None:
+        """Read for a front end: at once where memory has it, into ``room`` where there is any, else
+        in a reader thread; ``after`` is called after a ``done`` that came from a thread."""
+        data = self._cached(length, offset) if room is None else self._cached_into(room, offset)
         if data is not None:
             done(data, None)
             return

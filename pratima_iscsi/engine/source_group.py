@@ -60,6 +60,10 @@ class SourceGroup:
         """Bytes of the frames that were sent, by link."""
         self.batch: list[Operation] = []
         """Operations of this wake-up, not submitted yet."""
+        self.takes_lent = not backstore.links
+        """Whether payloads may be written from where they are: nobody else wants them."""
+        self.lent = False
+        """Whether any of this turn's operations has its data from somebody's buffer."""
         self._store = store
         self._boot_id = boot_id
         self._loop = loop
@@ -113,6 +117,9 @@ class SourceGroup:
                     carry_out[type(effect)](effect)
         finally:
             self._turning = False
+        if self.lent:
+            self.lent = False
+            backstore.own_waiting()
         if backstore.links or not self._timer:
             self._arm(now)
 
@@ -198,6 +205,8 @@ class SourceGroup:
         if volume.write_inline(operations):
             self.backstore.local_done(operations, self._now)
         else:
+            for operation in operations:
+                operation.own()
             volume.queue(operations, lambda: self._written(operations))
 
     def _written(self, operations: Sequence[Operation]) -> None:

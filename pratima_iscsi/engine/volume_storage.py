@@ -44,19 +44,27 @@ class VolumeStorage:
         """Whether zeroing gives space back."""
         return self._volume.volume.thin
 
-    def read(self, offset: int, length: int, done: ReadDone) -> None:
+    def read(
+        self, offset: int, length: int, done: ReadDone, room: memoryview | None = None
+    ) -> None:
         """Read; sees every write whose ``done`` was told."""
         if offset + length > self.size:
             done(None, OSError(errno.EINVAL, "read beyond the volume"))
             return
-        self._volume.read(offset, length, done, self._group.turn)
+        self._volume.read(offset, length, done, self._group.turn, room)
 
-    def write(self, offset: int, data: Buffer, fua: bool, done: Done) -> None:
+    def write(self, offset: int, data: Buffer, fua: bool, done: Done, lent: bool = False) -> None:
         """Write; ``data`` is copied once, here, for the volume and every link."""
-        payload = bytes(data)
-        self._group.batch.append(
-            Operation(WRITE, self._index, offset, len(payload), payload, fua=fua, done=done)
-        )
+        group, length = self._group, len(data)
+        if lent and group.takes_lent and isinstance(data, memoryview):
+            operation = Operation(WRITE, self._index, offset, length, fua=fua, done=done)
+            operation.lent = data
+            group.lent = True
+        else:
+            operation = Operation(
+                WRITE, self._index, offset, length, bytes(data), fua=fua, done=done
+            )
+        group.batch.append(operation)
 
     def zero(self, offset: int, length: int, fua: bool, done: Done) -> None:
         """Make a range read as zeros."""

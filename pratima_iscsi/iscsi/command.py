@@ -79,6 +79,8 @@ class Command(Task):
         self.data_in: Buffer = b""
         self.sense = b""
         self.aborted = Aborted.NO
+        self.room = None
+        self.lent = False
         self.answerer = answerer
         self.unit = unit
         self.lun = lun

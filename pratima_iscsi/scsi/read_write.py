@@ -39,7 +39,11 @@ def read(device: Device, task: Task, flags: int, lba: int, count: int) -> None:
     if flags & FUA:
         _read_through(device, task, lba << shift, count << shift)
         return
-    device.storage.read(lba << shift, count << shift, task.read_settled)
+    length = count << shift
+    room = task.room
+    if room is not None and len(room) != length:
+        room = None
+    device.storage.read(lba << shift, length, task.read_settled, room)
 
 
 def _read_through(device: Device, task: Task, offset: int, length: int) -> None:
@@ -73,7 +77,7 @@ def write(device: Device, task: Task, flags: int, lba: int, count: int) -> None:
     length = count << shift
     if len(data) != length:
         data = exactly(data, length)
-    device.storage.write(lba << shift, data, flags & FUA != 0, task.write_settled)
+    device.storage.write(lba << shift, data, flags & FUA != 0, task.write_settled, task.lent)
 
 
 def exactly(data: Buffer, length: int) -> Buffer:

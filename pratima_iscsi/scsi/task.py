@@ -92,9 +92,22 @@ class Task:
     Set when ``done`` is called: ``status``; ``data_in``, bytes that the front end may keep but
     not change, cut at the CDB's allocation length and not padded; ``sense``, 18 bytes with
     CHECK CONDITION, else empty.
+
+    ``room`` may be a buffer as long as the data that a READ asks for: it may be filled, and is then
+    ``data_in``. With ``lent``, ``data_out`` stays as it is until this turn of the loop ends.
     """
 
-    __slots__ = ("aborted", "cdb", "data_in", "data_out", "nexus", "sense", "status")
+    __slots__ = (
+        "aborted",
+        "cdb",
+        "data_in",
+        "data_out",
+        "lent",
+        "nexus",
+        "room",
+        "sense",
+        "status",
+    )
 
     def __init__(self, nexus: Nexus, cdb: Buffer, data_out: Buffer = b"") -> None:
         self.nexus = nexus
@@ -104,6 +117,8 @@ class Task:
         self.data_in: Buffer = b""
         self.sense = b""
         self.aborted = Aborted.NO
+        self.room: memoryview | None = None
+        self.lent = False
 
     def done(self) -> None:
         """Called once when the task has ended."""

@@ -269,6 +269,14 @@ class Ring:
             return self._area[place : place + size]
         return b"".join(self._area[place : place + size] for place, size in request.iovecs)
 
+    def room(self, request: Request) -> memoryview | None:
+        """Where all that a command expects may be put, if that is one place; as ``put_data_in``
+        puts it there."""
+        if len(request.iovecs) != 1:
+            return None
+        place, size = request.iovecs[0]
+        return self._area[place : place + size]
+
     def put_data_in(self, request: Request, data: Buffer) -> int:
         """Give ``data`` to the initiator, cut to what it expects; gives the bytes that went.
 

@@ -9,7 +9,7 @@ answered, aborted or not, before its write has settled on the volume.
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from pratima_iscsi.limits import TCMU_COMMANDS_MAX
+from pratima_iscsi.limits import KIB, TCMU_COMMANDS_MAX
 from pratima_iscsi.operations import Buffer
 from pratima_iscsi.scsi.logical_unit import LogicalUnit
 from pratima_iscsi.scsi.sense import (
@@ -31,6 +31,8 @@ from pratima_iscsi.tcmu.ring import Feature, Request, Ring, TaskManagement
 WRITES: Final = frozenset({0x0A, 0x2A, 0x2E, 0x8A, 0x8E, 0xAA, 0xAE})
 """WRITE and WRITE AND VERIFY: whose lengths must be equal. Of others the unit is the judge."""
 
+IN_PLACE_BYTES_MIN: Final = 16 * KIB
+"""From so many bytes on it is worth while to read and write where the data lies in the ring."""
 LUN_RESET: Final = 5
 TARGET_RESETS: Final = frozenset({6, 7})
 """Warm and cold."""
@@ -56,6 +58,8 @@ class Command(Task):
         self.data_in: Buffer = b""
         self.sense = b""
         self.aborted = Aborted.NO
+        self.room = None
+        self.lent = False
         self.session = session
         self.request = request
         self.answered = False
@@ -117,6 +121,9 @@ class Session(Nexus):
                 command.fail(INVALID_INFORMATION_UNIT)
                 return
             command.data_out = self.ring.data_out(request)
+            command.lent = request.length >= IN_PLACE_BYTES_MIN
+        elif request.length >= IN_PLACE_BYTES_MIN:
+            command.room = self.ring.room(request)
         self.unit.execute(command)
         command.data_out = b""
 
@@ -133,12 +140,15 @@ class Session(Nexus):
         elif command.status != GOOD:
             ring.answer(request.id, command.status, 0, command.sense, False)
         elif request.length and request.cdb[0] not in DATA_OUT_FIELDS:
-            went = ring.put_data_in(request, command.data_in)
+            if command.room is not None and command.data_in is command.room:
+                went = request.length
+            else:
+                went = ring.put_data_in(request, command.data_in)
             trimmed = went < request.length and Feature.READ_LENGTH in ring.features
             ring.answer(request.id, GOOD, went, b"", trimmed)
         else:
             ring.answer(request.id, GOOD, 0, b"", False)
-        command.data_in = b""
+        command.data_in, command.room = b"", None
         self._wake()
 
     # --- task management -------------------------------------------------------------------------

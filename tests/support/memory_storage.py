@@ -56,14 +56,19 @@ class MemoryStorage:
             self._waiting.popleft()()
             count = None if count is None else count - 1
 
-    def read(self, offset: int, length: int, done: ReadDone) -> None:
-        """Read ``length`` bytes."""
+    def read(
+        self, offset: int, length: int, done: ReadDone, room: memoryview | None = None
+    ) -> None:
+        """Read ``length`` bytes, into ``room`` where there is any."""
         self._called("read", offset, length, False)
         failure = self.failure
-        data = None if failure else bytes(self.data[offset : offset + length])
+        data: Buffer | None = None if failure else bytes(self.data[offset : offset + length])
+        if data is not None and room is not None:
+            room[:] = data
+            data = room
         self._settle(lambda: done(data, failure))
 
-    def write(self, offset: int, data: Buffer, fua: bool, done: Done) -> None:
+    def write(self, offset: int, data: Buffer, fua: bool, done: Done, lent: bool = False) -> None:
         """Write all of ``data``."""
         self._called("write", offset, len(data), fua)
         assert len(data) <= self.transfer_bytes_max

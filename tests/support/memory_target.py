@@ -37,11 +37,13 @@ class FileStorage:
         self.transfer_bytes_max = 8 << 20
         self.thin = self._volume.thin
 
-    def read(self, offset: int, length: int, done: ReadDone) -> None:
+    def read(
+        self, offset: int, length: int, done: ReadDone, room: memoryview | None = None
+    ) -> None:
         """Read ``length`` bytes."""
         done(os.pread(self._fd, length, offset), None)
 
-    def write(self, offset: int, data: Buffer, fua: bool, done: Done) -> None:
+    def write(self, offset: int, data: Buffer, fua: bool, done: Done, lent: bool = False) -> None:
         """Write all of ``data``."""
         os.pwrite(self._fd, data, offset)
         if fua:

@@ -221,6 +221,18 @@ def test_a_cached_read_reports_a_disk_that_fails(
         volume.read_cached(512, 0)
 
 
+def test_a_cached_read_fills_the_room_that_it_is_given_or_says_that_it_did_not(
+    volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    volume.pwrite(b"x" * 4096, 0)
+    room = bytearray(4096)
+    assert volume.read_cached_into(room, 0)
+    assert room == b"x" * 4096
+    assert not volume.read_cached_into(room, volume.size - 512), "it goes beyond the end"
+    monkeypatch.setattr(os, "preadv", lambda *call: 512)
+    assert not volume.read_cached_into(room, 0), "memory had but a part of it"
+
+
 def test_a_volume_in_memory_is_always_cached() -> None:
     if not Path("/dev/shm").is_dir() or not os.access("/dev/shm", os.W_OK):
         pytest.skip("no /dev/shm to write to")

@@ -231,11 +231,13 @@ class Failing:
         self.count += 1
         return OSError(errno.ENOSPC, "full") if self.count % 2 else None
 
-    def read(self, offset: int, length: int, done: ReadDone) -> None:
+    def read(
+        self, offset: int, length: int, done: ReadDone, room: memoryview | None = None
+    ) -> None:
         error = self._error()
         done(None if error else memoryview(bytes(length)), error)
 
-    def write(self, offset: int, data: Buffer, fua: bool, done: Done) -> None:
+    def write(self, offset: int, data: Buffer, fua: bool, done: Done, lent: bool = False) -> None:
         done(self._error())
 
     def zero(self, offset: int, length: int, fua: bool, done: Done) -> None:

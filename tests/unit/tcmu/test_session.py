@@ -38,6 +38,28 @@ def test_data_in_several_pieces_arrives_in_their_order() -> None:
     assert lab.run(read_10(0, 24), expect=len(data)).data == data
 
 
+def test_a_long_transfer_in_one_piece_is_read_and_written_where_it_lies() -> None:
+    lab = Lab()
+    data = bytes(range(256)) * 128
+    number = lab.kernel.send(write_10(3, 64), data=data)
+    assert len(lab.kernel.commands[number].iovecs) == 1
+    assert lab.turn()[number].status == GOOD
+    number = lab.kernel.send(read_10(3, 64), expect=len(data))
+    lab.session.serve()
+    ((place, size),) = lab.kernel.commands[number].iovecs
+    assert bytes(lab.kernel.area[place : place + size]) == data
+    assert lab.publish()[number].data == data
+
+
+def test_a_long_transfer_that_is_not_what_the_cdb_says_is_not_read_in_place() -> None:
+    lab = Lab()
+    data = bytes(range(256)) * 128
+    assert lab.run(write_10(0, 64), data=data).status == GOOD
+    shorter = lab.run(read_10(0, 40), expect=len(data))
+    assert shorter.data[: 40 * 512] == data[: 40 * 512]
+    assert lab.run(read_10(BLOCKS, 64), expect=len(data)).status == CHECK_CONDITION
+
+
 def test_a_batch_is_one_store_of_the_tail() -> None:
     lab = Lab()
     numbers = [lab.kernel.send(read_10(lba, 1), expect=512) for lba in range(8)]

@@ -33,6 +33,9 @@ bidirectional and of protection data; padding; the CDB's place"""
 IOVEC = struct.Struct("=QQ")
 """place in the mapping, length"""
 IOVECS_AT: Final = 48
+PLAIN_REQUEST = struct.Struct("=IHBBIIIIQ16xQQ48x16s")
+"""The same with one iovec, and a CDB of up to 16 bytes where the kernel puts it behind that."""
+PLAIN_CDB_AT: Final = 112
 NOTICE = struct.Struct("=IHBBB3xI")
 """as far as our flags; what is asked, ids"""
 IDS_AT: Final = 32
@@ -49,6 +52,9 @@ OPERATION_MASK: Final = 0x7
 CDB_BYTES: Final = (6, 10, 10, 12, 16, 12, 10, 10)
 """By group code, as Linux reckons (scsi_command_size_tbl)."""
 VARIABLE_LENGTH: Final = 0x7F
+PLACE_BITS: Final = 30
+PLACE_MASK: Final = (1 << PLACE_BITS) - 1
+"""Places in a ring and around it have so many bits: two of them are one small number."""
 
 
 class Feature(enum.IntFlag):
@@ -83,7 +89,7 @@ class TaskManagement:
 
 class Request:
     """A command as it stood in the ring: ``iovecs`` lie in the data area, ``length`` is their sum;
-    the CDB is padded to the longest that has a fixed length.
+    the CDB is filled up to the longest that has a fixed length, with whatever lies behind it.
 
     ``bidirectional`` tells that there is data for both directions, which no command of ours has.
     """
@@ -130,6 +136,8 @@ class Ring:
             raise RingError(f"a ring of {size} bytes at {offset}")
         if offset + size > len(area):
             raise RingError(f"a ring of {size} bytes at {offset} goes beyond the mapping")
+        if offset + size > PLACE_MASK:
+            raise RingError(f"a ring of {size} bytes at {offset} is larger than any")
         self.features = Feature(flags)
         self._start = offset
         self._size = size
@@ -141,10 +149,9 @@ class Ring:
         self._published = self._parsed
         self._head = self._parsed
         """The head as it was last looked at, known to be a place in the ring."""
-        self._offsets: deque[int] = deque()
-        """Places in the mapping of the entries that wait for an answer: one for each command."""
-        self._ends: deque[int] = deque()
-        """Where the tail is to be when the one at the same place above is answered."""
+        self._open: deque[int] = deque()
+        """The entries that wait for an answer, one for each command: the place in the mapping, and
+        in the low PLACE_BITS where the tail is to be when it is answered."""
 
     def _place(self, value: int, what: str) -> int:
         if value >= self._size or value % ALIGNMENT:
@@ -159,7 +166,7 @@ class Ring:
     @property
     def outstanding(self) -> int:
         """Commands that were taken out and not answered."""
-        return len(self._offsets)
+        return len(self._open)
 
     # --- requests --------------------------------------------------------------------------------
 
@@ -184,8 +191,7 @@ class Ring:
             after = end if end != self._size else 0
             if operation == COMMAND:
                 request = self._command(at, length)
-                self._offsets.append(at)
-                self._ends.append(after)
+                self._open.append(at << PLACE_BITS | after)
                 self._parsed = after
                 return request
             notice = self._other(operation, at, length)
@@ -203,8 +209,8 @@ class Ring:
 
     def _pass_over(self, after: int) -> None:
         """An entry without an answer: the tail goes over it with the command before it."""
-        if self._ends:
-            self._ends[-1] = after
+        if self._open:
+            self._open[-1] = self._open[-1] >> PLACE_BITS << PLACE_BITS | after
         else:
             self._tail = after
 
@@ -212,19 +218,21 @@ class Ring:
         area = self._area
         if length < COMMAND_BYTES_MIN:
             raise RingError(f"a command in {length} bytes")
-        _, number, _, _, count, bidirectional, protection, _, cdb_at = REQUEST.unpack_from(area, at)
         end = at + length
+        if length >= PLAIN_REQUEST.size:  # the common case
+            fields = PLAIN_REQUEST.unpack_from(area, at)
+            _, number, _, _, count, bidirectional, protection, _, cdb_at, place, total, cdb = fields
+            one_piece = count == 1 and not bidirectional and not protection
+            if one_piece and cdb_at == at + PLAIN_CDB_AT and cdb[0] != VARIABLE_LENGTH:
+                self._check_iovec(place, total)
+                return Request(number, cdb, ((place, total),), total, False)
+        _, number, _, _, count, bidirectional, protection, _, cdb_at = REQUEST.unpack_from(area, at)
         iovecs_end = at + IOVECS_AT + IOVEC.size * (count + bidirectional + protection)
         if iovecs_end > end:
             raise RingError(f"{count + bidirectional + protection} iovecs in {length} bytes")
         if not at + IOVECS_AT <= cdb_at < end:
             raise RingError(f"the CDB of the entry at {at} is at {cdb_at}")
         cdb = self._cdb(cdb_at, end)
-        if count == 1:  # the common case
-            place, total = IOVEC.unpack_from(area, at + IOVECS_AT)
-            if place < self._data_start or place + total > len(area):
-                self._check_iovec(place, total)
-            return Request(number, cdb, ((place, total),), total, bidirectional > 0)
         total = 0
         iovecs = []
         for index in range(count):
@@ -308,8 +316,9 @@ class Ring:
         The kernel sees it after ``publish``. Each command is answered once: a second answer, or
         one to an unknown id, breaks the ring.
         """
-        at = self._offsets.popleft() + RESPONSE_AT
-        self._tail = self._ends.popleft()
+        entry = self._open.popleft()
+        at = (entry >> PLACE_BITS) + RESPONSE_AT
+        self._tail = entry & PLACE_MASK
         flags = READ_LENGTH_FLAG if trimmed and data_in else 0
         if status == CHECK_CONDITION:
             RESPONSE.pack_into(self._area, at, number, 0, flags, status, data_in, sense)

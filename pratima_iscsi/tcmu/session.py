@@ -31,7 +31,7 @@ from pratima_iscsi.tcmu.ring import Feature, Request, Ring, TaskManagement
 WRITES: Final = frozenset({0x0A, 0x2A, 0x2E, 0x8A, 0x8E, 0xAA, 0xAE})
 """WRITE and WRITE AND VERIFY: whose lengths must be equal. Of others the unit is the judge."""
 
-IN_PLACE_BYTES_MIN: Final = 16 * KIB
+IN_PLACE_BYTES_MIN: Final = 4 * KIB
 """From so many bytes on it is worth while to read and write where the data lies in the ring."""
 LUN_RESET: Final = 5
 TARGET_RESETS: Final = frozenset({6, 7})

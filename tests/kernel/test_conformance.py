@@ -1,7 +1,7 @@
 """libiscsi's suite from outside on the guest's LIO with our TCMU behind it, and a replica.
 
-The list has what LIO answers itself and what TCMU cannot carry, each with its reason; our own SCSI
-layer is the affair of ``tests/conformance``, which runs every suite on the portal.
+The list has what LIO answers itself and what TCMU cannot carry, each with its reason, and what our
+device does not offer, as the portal's list has it.
 """
 
 from pathlib import Path
@@ -12,25 +12,14 @@ import pytest
 from benchmarks.processes import free_port
 from tests.conformance.cu_text import Outcome, deviations, expectations, totals
 from tests.conformance.test_iscsi_test_cu import VOLUME_BYTES, suite
-from tests.conformance.tools import tool
+from tests.conformance.tools import run, tool
 from tests.kernel import guest_tests, lab
 from tests.kernel.inside.serve import READY, STOP
 
 EXPECTED: Final = Path(__file__).parent / "expected.txt"
-SUITES: Final = (
-    "iSCSI",
-    *(
-        f"SCSI.{name}"
-        for name in (
-            *("Inquiry", "Mandatory", "ModeSense6", "TestUnitReady", "ReadCapacity10"),
-            *("ReadCapacity16", "ReportSupportedOpcodes", "Read10", "Read16", "Write10", "Write16"),
-            *("Verify10", "WriteVerify10", "Unmap", "GetLBAStatus"),
-            *("ProutRegister", "ProutReserve", "ProutPreempt", "PrinReadKeys"),
-        )
-    ),
-)
-"""What passes through other hands here than before the portal: sessions, reservations and lengths.
-An emulated kernel takes too long for all suites."""
+LEFT_OUT: Final = {"SCSI.Reserve6"}
+"""Sessions are LIO's, and its answers here differ from run to run: a RESERVE(6) outlives the
+logout of its session, sometimes until a reset. On the portal the suite passes."""
 IQN: Final = "iqn.2026-11.org.example:lab"
 SECONDS_MAX: Final = 180.0
 """For one suite."""
@@ -39,6 +28,13 @@ SERVED_SECONDS_MAX: Final = 1400
 """For the guest's job, all suites in it."""
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(1800)]
+
+
+def suites() -> list[str]:
+    """All of the tool's, one by one: an emulated kernel takes too long for a family at once."""
+    listed = run(tool("iscsi-test-cu", "libiscsi-bin"), "--list", seconds=10.0).stdout.split()
+    scsi = [line for line in listed if line.startswith("SCSI.") and line.count(".") == 1]
+    return ["iSCSI", *(name for name in scsi if name not in LEFT_OUT)]
 
 
 def test_the_suite_ends_as_its_list_expects_and_the_replica_is_equal(
@@ -54,7 +50,7 @@ def test_the_suite_ends_as_its_list_expects_and_the_replica_is_equal(
         guest.wait_for(READY)
         url = f"iscsi://127.0.0.1:{port}/{IQN}/0"
         found: dict[str, Outcome] = {}
-        for name in SUITES:
+        for name in suites():
             ran = suite(name, url, seconds=SECONDS_MAX)
             assert ran, f"no test of {name} ran"
             found |= ran

@@ -159,6 +159,8 @@ class Volume:
         """The same without ever waiting for the disk: None unless memory holds all of it."""
         if self._in_memory:
             return self.pread(length, offset)
+        if not self._nowait:
+            return None
         data = bytearray(length)
         return bytes(data) if self.read_cached_into(data, offset) else None
 

@@ -48,10 +48,11 @@ class Polling:
         if not self.allowed:
             return 0.0
         self._pauses += 1
-        self._looks = self.worthwhile != (self._pauses % TRY_EVERY == 0)
+        worthwhile = self.worthwhile
+        self._looks = worthwhile != (self._pauses % TRY_EVERY == 0)
         if not self._looks:
             return 0.0
-        if not self.worthwhile:
+        if not worthwhile:
             return min(self._slept, TCMU_POLL_SECONDS_MAX)  # looking would make it shorter
         return min(2 * self._looked, TCMU_POLL_SECONDS_MAX)
 

@@ -272,14 +272,13 @@ class Ring:
 
     def data_out(self, request: Request) -> Buffer:
         """What the initiator sends with a command; valid until the command is answered."""
-        if len(request.iovecs) == 1:
-            place, size = request.iovecs[0]
-            return self._area[place : place + size]
+        whole = self.room(request)
+        if whole is not None:
+            return whole
         return b"".join(self._area[place : place + size] for place, size in request.iovecs)
 
     def room(self, request: Request) -> memoryview | None:
-        """Where all that a command expects may be put, if that is one place; as ``put_data_in``
-        puts it there."""
+        """Where all data of a command lies, or is to be put, if that is one place."""
         if len(request.iovecs) != 1:
             return None
         place, size = request.iovecs[0]

@@ -104,9 +104,9 @@ class SourceNode(Node):
         self.on_complete: Callable[[Operation], None] = lambda operation: None
         self.on_grown: Callable[[int, int], None] = lambda volume, size: None
         self.later_allowed = False
+        """The growth under way does not wait for a replica that cannot be asked."""
         self.unasked: set[int] = set()
         """Links that were disabled when a growth began: their replicas grow when they are back."""
-        """The growth under way does not wait for a replica that cannot be asked."""
         self.growths: list[tuple[int, int, OperatorError | None]] = []
         """What came of each growth: volume, size, and why not."""
         self.on_report: Callable[[fx.Report], None] = lambda report: None

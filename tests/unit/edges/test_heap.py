@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from pratima_iscsi.limits import HEAP_KEPT_BYTES, KIB
+from pratima_iscsi.limits import HEAP_KEPT_BYTES, KIB, MIB
 
 TRANSFER_BYTES = 128 * KIB
 QUEUE = """
@@ -45,3 +45,4 @@ def test_a_queue_of_long_transfers_costs_no_page_faults_once_it_was_there() -> N
 
 def test_what_is_kept_is_less_than_what_the_memory_bar_allows() -> None:
     assert HEAP_KEPT_BYTES == 128 * TRANSFER_BYTES
+    assert HEAP_KEPT_BYTES < 64 * MIB, "beside the log's limit and what an idle target has"

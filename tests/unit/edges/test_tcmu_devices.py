@@ -9,7 +9,7 @@ from typing import ClassVar
 import pytest
 
 from pratima_iscsi.edges import tcmu_devices
-from pratima_iscsi.edges.tcmu_devices import ServedUnit, TcmuDevices
+from pratima_iscsi.edges.tcmu_devices import Device, ServedUnit, TcmuDevices
 from pratima_iscsi.edges.uio import Places
 from pratima_iscsi.scsi.logical_unit import LogicalUnit
 from pratima_iscsi.scsi.task import GOOD
@@ -243,14 +243,20 @@ def two_processors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tcmu_devices.os, "sched_getaffinity", lambda pid: {0, 1})
 
 
+def with_a_command(monkeypatch: pytest.MonkeyPatch) -> tuple[Bench, Device]:
+    """An attached device with one command in its ring."""
+    bench = Bench(monkeypatch)
+    (device,) = bench.devices.devices.values()
+    bench.file.kernel.send(bytes(6))
+    return bench, device
+
+
 @on_loop
 async def test_a_ring_that_fills_again_at_once_is_served_without_being_woken(
     monkeypatch: pytest.MonkeyPatch, two_processors: None
 ) -> None:
-    bench = Bench(monkeypatch)
-    (device,) = bench.devices.devices.values()
+    bench, device = with_a_command(monkeypatch)
     kernel = bench.file.kernel
-    kernel.send(bytes(6))
     clock = Clock(kernel, {4, 8})
     monkeypatch.setattr(tcmu_devices.time, "monotonic", clock)
     device._turn()
@@ -264,10 +270,8 @@ async def test_a_ring_that_fills_again_at_once_is_served_without_being_woken(
 async def test_between_two_looks_the_loop_does_what_else_there_is(
     monkeypatch: pytest.MonkeyPatch, two_processors: None
 ) -> None:
-    bench = Bench(monkeypatch)
-    (device,) = bench.devices.devices.values()
+    bench, device = with_a_command(monkeypatch)
     kernel = bench.file.kernel
-    kernel.send(bytes(6))
     clock = Clock(kernel, {80})
     device._polling._looked, device._polling._slept = 0.001, 0.004
     monkeypatch.setattr(tcmu_devices.time, "monotonic", clock)
@@ -287,9 +291,7 @@ async def test_between_two_looks_the_loop_does_what_else_there_is(
 async def test_a_device_that_is_let_go_is_not_looked_at_any_more(
     monkeypatch: pytest.MonkeyPatch, two_processors: None
 ) -> None:
-    bench = Bench(monkeypatch)
-    (device,) = bench.devices.devices.values()
-    bench.file.kernel.send(bytes(6))
+    bench, device = with_a_command(monkeypatch)
     device._polling._looked, device._polling._slept = 0.001, 0.004
     device._turn()
     assert device._look_due

@@ -30,6 +30,7 @@ PREFIX = "pratima-0123abcd-"
 ONE = "iqn.2026-01.org.example:one"
 CHECK_SECONDS = 0.01
 WAIT_SECONDS = 20.0
+SHORT_SECONDS = 0.05
 
 
 class Handler:
@@ -101,6 +102,17 @@ class Lab:
                 return
             await asyncio.sleep(CHECK_SECONDS)
         raise AssertionError(what)
+
+    @contextlib.asynccontextmanager
+    async def asleep(self) -> AsyncIterator[None]:
+        """The kernel sleeps, and whoever asks it waits for a short time only."""
+        async with self.front_end._change:  # So the watch is not asking it, with a longer limit.
+            self.setup.seconds_max = SHORT_SECONDS
+            self.lio.sleeps.clear()
+        yield
+        self.setup.seconds_max = WAIT_SECONDS
+        self.lio.sleeps.set()
+        await self.until(lambda: not self.setup._now_doing, "it wakes")
 
 
 @contextlib.asynccontextmanager
@@ -182,14 +194,10 @@ async def test_a_target_that_cannot_be_removed_is_served_on(tmp_path: Path) -> N
         assert made.handler.serves == ["one"]
         made.lio.refuses = None
         before = made.lio.kernel
-        made.setup.seconds_max = 0.05
-        made.lio.sleeps.clear()
-        with pytest.raises(StateError, match="still at it"):
-            await made.front_end.remove(one)
-        made.setup.seconds_max = WAIT_SECONDS
-        made.lio.sleeps.set()
+        async with made.asleep():
+            with pytest.raises(StateError, match="still at it"):
+                await made.front_end.remove(one)
         await made.until(lambda: made.lio.kernel == before, "it is served on")
-        await made.until(lambda: not made.setup._now_doing, "it wakes")
         await made.front_end.remove(one)
         assert not made.lio.kernel.targets
 
@@ -259,15 +267,11 @@ async def test_a_kernel_that_sleeps_is_not_waited_for(tmp_path: Path) -> None:
     async with lab(tmp_path) as made:
         await made.front_end.open()
         one = await made.group("one")
-        made.setup.seconds_max = 0.05
-        made.lio.sleeps.clear()
-        with pytest.raises(StateError, match="still at it: comparing"):
-            await made.front_end.add(one)
-        with pytest.raises(StateError, match="still at it"):
-            await made.setup.look()
-        made.setup.seconds_max = WAIT_SECONDS
-        made.lio.sleeps.set()
-        await made.until(lambda: not made.setup._now_doing, "it wakes")
+        async with made.asleep():
+            with pytest.raises(StateError, match="still at it: comparing"):
+                await made.front_end.add(one)
+            with pytest.raises(StateError, match="still at it"):
+                await made.setup.look()
         await made.front_end.add(one)
         assert made.lio.kernel.targets[ONE].enabled
 

@@ -317,7 +317,6 @@ class Backstore:
         if self.links:
             record = make_record(RecordKind.RESIZE, volume, 0, size, sequence=sequence)
             self.digest = record.history = next_history(self.digest, record.entry, record.payload)
-            operation.record = record
             for link in self.links:
                 link.resize(record, old, now, zeros=link.index in self.growth.zeros)
         self.emit(Report(None, "resized", f"volume {offers[volume].name}: {old} to {size} bytes"))
@@ -418,9 +417,8 @@ class Backstore:
         reason = f"a write to volume {operation.volume} failed: {operation.error}"
         self.emit(Report(None, "write failed", reason, alarm=True))
         self.log.seal()
-        if operation.record is not None:
-            for link in self.links:
-                link.mark_failed(operation.record)
+        for link in self.links:
+            link.mark_failed(operation)
 
     def fail_volume(self, volume: int) -> None:
         """A sync failed: nobody knows what is durable there, so it takes no more writes."""

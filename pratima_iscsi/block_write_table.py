@@ -74,13 +74,16 @@ class BlockWriteTable:
             self.bitmaps[volume].add_range(first, end)
 
     def add_records(self, records: Iterable[Record]) -> None:
-        """Mark every block that a record with data or zeros touches.
+        """Mark every block that a record with data or zeros touches."""
+        self.add_entries(b"".join([record.entry for record in records]))
+
+    def add_entries(self, entries: bytes) -> None:
+        """The same for records' table entries, one behind the other.
 
         Writers wait while a log overflows, so its thousands of records are decoded together, and
         the blocks that are touched alone go into the bitmap together.
         """
         single: list[list[int]] = [[] for _ in self.bitmaps]
-        entries = b"".join([record.entry for record in records])
         for kind, _, volume, _, _, offset, length in ENTRY.iter_unpack(entries):
             if kind in _RANGED:
                 first, end = block_span(offset, length)

@@ -6,10 +6,7 @@ the local volume, every link's queue and the wire. One rule: a record is immutab
 
 import enum
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Protocol
-
-if TYPE_CHECKING:
-    from pratima_iscsi.records import Record
+from typing import Final, Protocol
 
 Buffer = bytes | bytearray | memoryview
 
@@ -79,7 +76,6 @@ class Operation:
         "lent",
         "offset",
         "payload",
-        "record",
         "sequence",
         "started",
         "transform",
@@ -113,7 +109,6 @@ class Operation:
         """Instead of a payload: a buffer of somebody else's, good until this turn of the loop ends.
         Only in a group that keeps no payload, for it has no links."""
         self.changed = False
-        self.record: Record | None = None
         self.sequence = 0
         self.started = 0.0
         self.error: OSError | None = None

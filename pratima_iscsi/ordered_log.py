@@ -15,9 +15,10 @@ from typing import Final
 from xxhash import xxh3_64_digest, xxh3_128_digest
 
 from pratima_iscsi.limits import BATCH_BYTES_MAX, BATCH_RECORDS_MAX, RECORD_OVERHEAD_BYTES
-from pratima_iscsi.operations import Operation, RecordKind
+from pratima_iscsi.operations import Buffer, Operation, RecordKind
 from pratima_iscsi.positions import NO_GENERATION
 from pratima_iscsi.records import NO_HISTORY, PACK_ENTRY, End, GenerationBegin, Record
+from pratima_iscsi.sent_batch import SentBatch, SentWrites
 
 _GENERATION = RecordKind.GENERATION
 _END = RecordKind.END
@@ -30,9 +31,9 @@ class OrderedLog:
     The links' own marks must never be refused, so a part of the limit, ``marks`` bytes, is theirs.
 
     Where every link streams and none is waited for, writes first stand in the log's *tail*, as they
-    were admitted, and become records together when a frame is due: most of what a record costs
-    is then paid in one loop for many. Whoever looks at a queue's unsent records, or at the digest,
-    makes the tail records first, so that it is seen nowhere else.
+    were admitted. When a frame is due, an only link takes them from there: they never become
+    records. Whoever looks at a queue's unsent records, or at the digest, makes the tail records
+    first, so that it is seen nowhere else.
     """
 
     __slots__ = (
@@ -91,11 +92,42 @@ class OrderedLog:
         for queue in self.queues:
             queue.extend(records, cost, self.tail_at)
 
-    def records_of(self, writes: Iterable[Operation]) -> list[Record]:
+    def records_of(self, writes: Sequence[Operation]) -> list[Record]:
         """The records of admitted writes, in their order; the digest goes on over them."""
+        entries, digests = self._entries_of(writes)
+        return [
+            Record(entry, write.payload, digest)
+            for write, entry, digest in zip(writes, entries, digests, strict=True)
+        ]
+
+    def take_tail(self, bytes_max: int) -> SentWrites:
+        """Take one batch out of the tail (``bytes_max`` of payload, or one longer write)."""
+        writes, cost = self.tail, self.tail_bytes
+        if cost <= bytes_max and len(writes) <= BATCH_RECORDS_MAX:
+            self.tail = []
+        else:
+            count = size = 0
+            for write in writes[:BATCH_RECORDS_MAX]:
+                payload_bytes = len(write.payload)
+                if count and size + payload_bytes > bytes_max:
+                    break
+                count += 1
+                size += payload_bytes
+            writes, self.tail = writes[:count], writes[count:]
+            cost = size + count * RECORD_OVERHEAD_BYTES
+        self.tail_bytes -= cost
+        before = self._digest
+        entries, digests = self._entries_of(writes)
+        payloads: list[Buffer] = [write.payload for write in writes]
+        last = writes[-1].sequence, digests[-1]
+        return SentWrites(entries, payloads, cost, before=before, last=last)
+
+    def _entries_of(self, writes: Iterable[Operation]) -> tuple[list[bytes], list[bytes]]:
+        """The table entries of admitted writes, and the digest after each of them."""
         pack, hash_payload, hash_history = PACK_ENTRY, xxh3_64_digest, xxh3_128_digest
         digest = self._digest
-        records: list[Record] = []
+        entries: list[bytes] = []
+        digests: list[bytes] = []
         for write in writes:
             payload = write.payload
             entry = pack(
@@ -108,10 +140,10 @@ class OrderedLog:
                 write.length,
             )
             digest = hash_history(digest + entry + hash_payload(payload))
-            record = write.record = Record(entry, payload, digest)
-            records.append(record)
+            entries.append(entry)
+            digests.append(digest)
         self._digest = digest
-        return records
+        return entries, digests
 
     def fits(self, payload_bytes: int) -> bool:
         """Whether one more record with so much payload stays within what is not for marks."""
@@ -144,6 +176,7 @@ class LinkQueue:
         "numbered",
         "sent",
         "sent_bytes",
+        "sent_count",
         "unsent_at",
     )
 
@@ -151,7 +184,9 @@ class LinkQueue:
         self.log = log
         log.queues.append(self)
         self.first_n = 1
-        self.sent: deque[Record] = deque()
+        self.sent: deque[SentBatch] = deque()
+        self.sent_count = 0
+        """Records of the batches that were sent."""
         self._unsent: deque[Record] = deque()
         self.sent_bytes = 0
         self._unsent_bytes = 0
@@ -184,8 +219,31 @@ class LinkQueue:
         """Whether there are unsent records beside the log's tail, which stays as it is."""
         return bool(self._unsent)
 
+    @property
+    def sends_tail(self) -> bool:
+        """Whether the log's tail is all that is unsent, and is this queue's alone."""
+        log = self.log
+        return bool(log.tail) and not self._unsent and len(log.queues) == 1
+
+    @property
+    def sent_marks(self) -> list[Record]:
+        """The sent records that may be anything but a host's WRITE or ZERO."""
+        if not self.marks:
+            return []
+        return [record for batch in self.sent if not batch.plain for record in batch.records]
+
+    @property
+    def sent_entries(self) -> bytes:
+        """The table entries of the sent records."""
+        return b"".join([batch.entries for batch in self.sent])
+
+    @property
+    def unsent_entries(self) -> bytes:
+        """The table entries of the unsent records."""
+        return b"".join([record.entry for record in self.unsent])
+
     def __len__(self) -> int:
-        return len(self.sent) + len(self.unsent)
+        return self.sent_count + len(self.unsent)
 
     @property
     def bytes(self) -> int:
@@ -195,12 +253,12 @@ class LinkQueue:
     @property
     def next_n(self) -> int:
         """Link sequence of the next record to be sent."""
-        return self.first_n + len(self.sent)
+        return self.first_n + self.sent_count
 
     @property
     def end_n(self) -> int:
         """Link sequence of the next record to be appended."""
-        return self.first_n + len(self.sent) + len(self.unsent)
+        return self.next_n + len(self.unsent)
 
     def append(self, record: Record, now: float = 0.0) -> None:
         """Queue ``record``; the log has room for it, or it is the link's own mark."""
@@ -230,7 +288,7 @@ class LinkQueue:
         self._unsent.extend(records)
         self._unsent_bytes += cost
 
-    def take_batch(self, bytes_max: int = BATCH_BYTES_MAX) -> tuple[int, int, list[Record]]:
+    def take_batch(self, bytes_max: int = BATCH_BYTES_MAX) -> tuple[int, int, SentBatch]:
         """Move one batch from unsent to sent: its first link sequence, its generation, its records
         (``bytes_max`` of payload, or one longer record).
 
@@ -238,82 +296,122 @@ class LinkQueue:
         generation holds for all of it.
         """
         first_n, unsent = self.next_n, self.unsent
+        plain = not self.marks
         count = size = 0
         for record in islice(unsent, BATCH_RECORDS_MAX):
             payload_bytes = len(record.payload)
             if count and size + payload_bytes > bytes_max:
                 break
-            if self.marks:
-                if count and record.entry[0] == _GENERATION:
-                    break
-                if record.entry[0] == _END:
-                    count += 1
-                    size += payload_bytes
-                    break
+            if not plain and count and record.entry[0] == _GENERATION:
+                break
             count += 1
             size += payload_bytes
-        batch = [unsent.popleft() for _ in range(count)]
-        if batch[0].entry[0] == _GENERATION:
-            self.generation = GenerationBegin.decode(batch[0].payload).generation
+            if not plain and record.entry[0] == _END:
+                break
+        records = [unsent.popleft() for _ in range(count)]
+        if records[0].entry[0] == _GENERATION:
+            self.generation = GenerationBegin.decode(records[0].payload).generation
         generation = self.generation
-        if batch[-1].entry[0] == _END:
-            self.generation = End.decode(batch[-1].payload).history.position.generation
-        self.sent.extend(batch)
-        self.numbered = max(self.numbered, len(self.sent))
-        cost = size + RECORD_OVERHEAD_BYTES * len(batch)
+        if records[-1].entry[0] == _END:
+            self.generation = End.decode(records[-1].payload).history.position.generation
+        cost = size + RECORD_OVERHEAD_BYTES * count
         self._unsent_bytes -= cost
-        self.sent_bytes += cost
+        batch = SentBatch(records, cost, plain=plain)
+        self._sends(batch)
         return first_n, generation, batch
 
-    def confirm(self, durable_n: int) -> list[Record]:
+    def take_tail(self, bytes_max: int = BATCH_BYTES_MAX) -> tuple[int, int, SentWrites]:
+        """The same, right from the log's tail, where ``sends_tail``."""
+        assert self.sends_tail, "the tail is not this queue's to send"
+        first_n = self.next_n
+        batch = self.log.take_tail(bytes_max)
+        self._sends(batch)
+        return first_n, self.generation, batch
+
+    def _sends(self, batch: SentBatch) -> None:
+        self.sent.append(batch)
+        self.sent_count += batch.count
+        self.sent_bytes += batch.cost
+        self.numbered = max(self.numbered, self.sent_count)
+
+    def confirm(self, durable_n: int) -> list[SentBatch]:
         """Take out every sent record up to link sequence ``durable_n``; an old one takes none."""
-        sent = self.sent
         count = durable_n - self.first_n + 1
         if count <= 0:
             return []
-        assert count <= len(sent), "acknowledged beyond what was sent"
-        confirmed = [sent.popleft() for _ in range(count)]
+        assert count <= self.sent_count, "acknowledged beyond what was sent"
+        confirmed: list[SentBatch] = []
+        left, cost = count, 0
+        while left:
+            batch = self.sent.popleft()
+            if batch.count > left:
+                batch, rest = _split(batch, left)
+                self.sent.appendleft(rest)
+            confirmed.append(batch)
+            left -= batch.count
+            cost += batch.cost
         self.first_n += count
         self.numbered -= count
-        cost = sum([len(record.payload) for record in confirmed]) + count * RECORD_OVERHEAD_BYTES
+        self.sent_count -= count
         self.sent_bytes -= cost
-        if len(self.log.queues) == 1:
-            self.log.bytes -= cost
-        else:
-            self.log.release(confirmed)
-        if self.marks:
-            self.marks -= _marks_of(confirmed)
+        self._release(confirmed)
         return confirmed
+
+    def _release(self, batches: Iterable[SentBatch]) -> None:
+        """These leave the queue."""
+        for batch in batches:
+            if len(self.log.queues) == 1:
+                self.log.bytes -= batch.cost
+            else:
+                self.log.release(batch.records)
+            if not batch.plain:
+                self.marks -= len(_marks_of(batch.records))
 
     def rewind(self, next_n: int) -> None:
         """A session begins at link sequence ``next_n``: whatever was sent is unsent again."""
         while self.sent:
-            record = self.sent.pop()
-            if record.entry[0] == _GENERATION:
-                self.generation = GenerationBegin.decode(record.payload).parent
-            self._unsent.appendleft(record)
+            for record in reversed(self.sent.pop().records):
+                if record.entry[0] == _GENERATION:
+                    self.generation = GenerationBegin.decode(record.payload).parent
+                self._unsent.appendleft(record)
         self._unsent_bytes += self.sent_bytes
-        self.sent_bytes = 0
+        self.sent_bytes = self.sent_count = 0
         assert not self.numbered or self.first_n == next_n, (
             "a session must begin where the queue does"
         )
         self.first_n = next_n
 
     def drop(self, *, sent_too: bool) -> list[Record]:
-        """Drop the unsent records, or all; the caller has marked, or now marks, their blocks."""
-        dropped = list(self.unsent)
+        """Drop the unsent records, or all; the caller has marked, or now marks, their blocks.
+
+        Those that are dropped and no host's WRITE or ZERO are returned.
+        """
+        unsent = list(self.unsent)
+        marks = _marks_of(unsent) if self.marks else []
         self._unsent.clear()
         self._unsent_bytes = 0
-        self.numbered = 0 if sent_too else min(self.numbered, len(self.sent))
+        self.numbered = 0 if sent_too else min(self.numbered, self.sent_count)
+        self.log.release(unsent)
+        self.marks -= len(marks)
         if sent_too:
-            dropped = [*self.sent, *dropped]
+            marks = [*_marks_of(self.sent_marks), *marks]
+            sent = list(self.sent)
             self.sent.clear()
-            self.sent_bytes = 0
-        self.log.release(dropped)
-        if self.marks:
-            self.marks -= _marks_of(dropped)
-        return dropped
+            self.sent_bytes = self.sent_count = 0
+            self._release(sent)
+        return marks
 
 
-def _marks_of(records: Iterable[Record]) -> int:
-    return sum(record.entry[0] not in _PLAIN for record in records)
+def _split(batch: SentBatch, count: int) -> tuple[SentBatch, SentBatch]:
+    """The first ``count`` records of a batch, and the others."""
+    records = batch.records
+    first, rest = records[:count], records[count:]
+    cost = sum([record.cost for record in first])
+    return (
+        SentBatch(first, cost, plain=batch.plain),
+        SentBatch(rest, batch.cost - cost, plain=batch.plain),
+    )
+
+
+def _marks_of(records: Iterable[Record]) -> list[Record]:
+    return [record for record in records if record.entry[0] not in _PLAIN]

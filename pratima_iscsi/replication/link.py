@@ -16,7 +16,7 @@ from typing import Final
 from pratima_iscsi import limits
 from pratima_iscsi.operations import RecordKind
 from pratima_iscsi.positions import LinkSequence, Position
-from pratima_iscsi.records import End, Record, make_record
+from pratima_iscsi.records import End, make_record
 from pratima_iscsi.replication import clean, handshake
 from pratima_iscsi.replication.effects import (
     CloseSession,
@@ -42,7 +42,13 @@ from pratima_iscsi.replication.messages import (
 from pratima_iscsi.replication.resync import Resync
 from pratima_iscsi.replication.source_state import LinkState as SavedLink
 from pratima_iscsi.replication.states import Connection, LinkState, Mode, Replication
-from pratima_iscsi.replication.wire import PROTOCOL_VERSION, BatchHeader, encode_batch
+from pratima_iscsi.replication.wire import (
+    PROTOCOL_VERSION,
+    BatchHeader,
+    encode_batch,
+    payloads_of,
+)
+from pratima_iscsi.sent_batch import SentBatch
 
 _REFUSALS: Final = {
     Verdict.REFUSE: Connection.REFUSED,
@@ -381,7 +387,8 @@ class Link(LinkCover):
         if not confirmed:
             return
         if self.resync_unconfirmed:
-            self.resync_unconfirmed -= resync_bytes(confirmed)
+            for batch in confirmed:
+                self.resync_unconfirmed -= 0 if batch.plain else resync_bytes(batch.records)
         for end in self.watermarks.confirm(confirmed, self.group.history.position.generation):
             self._ended(end, now)
 
@@ -476,18 +483,40 @@ class Link(LinkCover):
         if self.connection is not Connection.OPEN or self.held:
             return
         queue, window = self.queue, self.window
+        if queue.sends_tail and self.transaction is None and self._send_tail(now, at_once=at_once):
+            return
         while queue.unsent and (at_once or self._is_due(now)) and not window.is_full(queue):
-            self._send_batch(now)
+            first_n, generation, batch = queue.take_batch(window.batch_bytes)
+            self._send_batch(first_n, generation, batch, now)
+            queue.unsent_at = now
 
-    def _send_batch(self, now: float) -> None:
-        first_n, generation, batch = self.queue.take_batch(self.window.batch_bytes)
-        kinds = {record.entry[0] for record in batch} if self.queue.marks else _NO_MARKS
+    def _send_tail(self, now: float, *, at_once: bool) -> bool:
+        """Send what is due of the log's tail, where that is all that is unsent; False: the window
+        is full, and whoever waits for it stands in the queue."""
+        queue, window, log = self.queue, self.window, self.queue.log
+        while log.tail:
+            in_time = now < log.tail_at + limits.COALESCE_SECONDS
+            if in_time and log.tail_bytes < window.batch_bytes and not at_once:
+                break
+            first = len(log.tail[0].payload) + limits.RECORD_OVERHEAD_BYTES
+            if not window.holds(queue, max(min(log.tail_bytes, window.batch_bytes), first)):
+                return False
+            first_n, generation, batch = queue.take_tail(window.batch_bytes)
+            frame = self._send_batch(first_n, generation, batch, now)
+            batch.keep(payloads_of(frame, batch.count))
+            log.tail_at = now
+        return True
+
+    def _send_batch(self, first_n: int, generation: int, batch: SentBatch, now: float) -> bytearray:
+        """Send one batch of the queue's: its frame."""
+        kinds = _NO_MARKS if batch.plain else {record.entry[0] for record in batch.records}
+        sequence, _ = batch.last_counted
         transaction = self.transaction
         if transaction is not None:
-            transaction.bytes_sent += resync_bytes(batch)
+            sequence = 0
+            transaction.bytes_sent += resync_bytes(batch.records)
             if not transaction.direct:
-                transaction.sent.add_records(batch)
-        sequence = 0 if transaction is not None else _last_sequence(batch)
+                transaction.sent.add_entries(batch.entries)
         header = BatchHeader(
             group=self.group.offer()[0],
             session=self.session,
@@ -498,10 +527,10 @@ class Link(LinkCover):
             or not kinds.isdisjoint(_COMMIT_NOW),
             ack_now=self.waits and self.options.mode is Mode.SEMI_SYNC,
         )
-        frame = encode_batch(header, batch)
-        self.window.sent(first_n + len(batch) - 1, len(frame), sequence, now)
-        self.queue.unsent_at = now
+        frame = encode_batch(header, batch.entries, batch.payloads)
+        self.window.sent(first_n + batch.count - 1, len(frame), sequence, now)
         self.group.emit(SendFrame(self.index, frame))
+        return frame
 
     def flush(self, now: float) -> None:
         """A FLUSH waits for this link: mark its place, so that the replica commits at once."""
@@ -526,8 +555,3 @@ class Link(LinkCover):
         """Let writes wait again once the link is steady, and nothing is owed."""
         if self.degraded and self.state is LinkState.SYNCED:
             self.degradation.in_step(self.durable_sequence, now - self.opened_at)
-
-
-def _last_sequence(batch: list[Record]) -> int:
-    """Sequence of the last counted record, 0 if there is none."""
-    return next((sequence for record in reversed(batch) if (sequence := record.sequence)), 0)

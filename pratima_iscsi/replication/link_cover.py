@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from pratima_iscsi import limits
 from pratima_iscsi.block_write_table import BlockWriteTable
 from pratima_iscsi.blocks import block_span
-from pratima_iscsi.operations import RecordKind
+from pratima_iscsi.operations import Operation, RecordKind
 from pratima_iscsi.ordered_log import LinkQueue
 from pratima_iscsi.positions import Position
 from pratima_iscsi.records import Record, make_record
@@ -156,8 +156,8 @@ class LinkCover:
         table = self.table.copy()
         if self.transaction is not None:
             table.update(self.transaction.sent)
-        table.add_records(self.queue.sent)
-        table.add_records(self.queue.unsent)
+        table.add_entries(self.queue.sent_entries)
+        table.add_entries(self.queue.unsent_entries)
         return table
 
     def connect_state(self, connection: Connection, reason: str, *, alarm: bool = False) -> None:
@@ -270,12 +270,12 @@ class LinkCover:
         """Drop from the log what may be dropped, its blocks into the table first."""
         dropped_all = not self.live
         if dropped_all:
-            self.table.add_records(self.queue.sent)
-        self.table.add_records(self.queue.unsent)
+            self.table.add_entries(self.queue.sent_entries)
+        self.table.add_entries(self.queue.unsent_entries)
         dropped = self.queue.drop(sent_too=dropped_all)
         self.overflowed_at = now
         self._count_overflow()
-        self.resync_unconfirmed = resync_bytes(self.queue.sent)
+        self.resync_unconfirmed = resync_bytes(self.queue.sent_marks)
         kinds = {record.entry[0] for record in dropped}
         if RecordKind.VERIFY in kinds:
             self.resync.forget_verifies(dropped)
@@ -311,15 +311,16 @@ class LinkCover:
         """A write found no room in the log even after the overflow: its blocks go to the table."""
         self.table.add(volume, first, end)
 
-    def mark_failed(self, record: Record) -> None:
-        """The local write of ``record`` failed: the replica may have what the primary has not."""
-        self.table.add_records((record,))
+    def mark_failed(self, write: Operation) -> None:
+        """The local ``write`` failed: the replica may have what the primary has not."""
+        volume, blocks = write.volume, block_span(write.offset, write.length)
+        self.table.add(volume, *blocks)
         if self.clean is not None:
-            self.clean.note_write(record.volume, *record.blocks)
+            self.clean.note_write(volume, *blocks)
             if self.clean.proof:
                 self.clean.fail("a local write failed")
         if self.transaction is not None:
-            self.transaction.note_write(record.volume, *record.blocks)
+            self.transaction.note_write(volume, *blocks)
         if self.replication is Replication.STREAM:
             self.replicate_by(Replication.TABLE, "a local write failed", alarm=True)
 
@@ -340,8 +341,8 @@ class LinkCover:
     def fold(self, now: float) -> None:
         """Everything that the replica may lack goes into the table; the queue is empty then."""
         self.abandon_transaction("a new handshake begins anew", now)
-        self.table.add_records(self.queue.sent)
-        self.table.add_records(self.queue.unsent)
+        self.table.add_entries(self.queue.sent_entries)
+        self.table.add_entries(self.queue.unsent_entries)
         self.queue.drop(sent_too=True)
         self.resync_unconfirmed = 0
 

@@ -9,7 +9,8 @@ from typing import Final
 
 from pratima_iscsi.operations import COUNTED, RecordKind
 from pratima_iscsi.positions import NO_RECORD, ORIGIN, LinkSequence, Position
-from pratima_iscsi.records import NO_HISTORY, End, Record
+from pratima_iscsi.records import NO_HISTORY, End
+from pratima_iscsi.sent_batch import SentBatch
 
 UNCONFIRMED: Final = -1
 """Below every sequence: nothing of the group's generation is confirmed yet."""
@@ -43,27 +44,29 @@ class Watermarks:
         """A frame outside a transaction, its last counted record ``sequence``, was RECEIVED."""
         self.received = max(self.received, sequence)
 
-    def confirm(self, records: Sequence[Record], generation: int) -> list[End]:
-        """``records`` are durable at the replica, in their order; the ENDs among them."""
+    def confirm(self, batches: Sequence[SentBatch], generation: int) -> list[End]:
+        """``batches`` are durable at the replica, in their order; the ENDs among them."""
         ends: list[End] = []
-        last: Record | None = None
-        if not self.in_transaction and {record.entry[0] for record in records} <= COUNTED:
-            # What a link in step confirms, at a fraction of the cost of looking at each.
-            last, records = records[-1], ()
-        for record in records:
-            kind = record.entry[0]
-            if kind in _MOVING:
+        last, history = UNCONFIRMED, NO_HISTORY
+        for batch in batches:
+            if batch.plain:
                 if not self.in_transaction:
-                    last = record
-            elif kind == RecordKind.BEGIN:
-                self.in_transaction = True
-            elif kind == RecordKind.END:
-                last = None
-                ends.append(end := End.decode(record.payload))
-                self._end(end, generation)
-        if last is not None:
-            self._move(Position(generation, last.sequence), last.history)
-            self._count(last.sequence)
+                    last, history = batch.last_counted
+                continue
+            for record in batch.records:
+                kind = record.entry[0]
+                if kind in _MOVING:
+                    if not self.in_transaction:
+                        last, history = record.sequence, record.history
+                elif kind == RecordKind.BEGIN:
+                    self.in_transaction = True
+                elif kind == RecordKind.END:
+                    last = UNCONFIRMED
+                    ends.append(end := End.decode(record.payload))
+                    self._end(end, generation)
+        if last != UNCONFIRMED:
+            self._move(Position(generation, last), history)
+            self._count(last)
         return ends
 
     def _end(self, end: End, generation: int) -> None:

@@ -44,21 +44,20 @@ class Window:
 
     def is_full(self, queue: LinkQueue) -> bool:
         """Whether the next batch of ``queue`` must wait."""
-        if not self.frames and not queue.sent:
-            return False
         least = min(queue.unsent_bytes, self.batch_bytes)
         if queue.unsent:
             least = max(least, queue.unsent[0].cost)
-        return not self._holds(queue, least)
+        return not self.holds(queue, least)
 
     def has_room(self, queue: LinkQueue) -> bool:
         """Whether a whole batch could go now: a replica that takes nothing leaves no such room."""
+        return self.holds(queue, self.batch_bytes)
+
+    def holds(self, queue: LinkQueue, size: int) -> bool:
+        """Whether ``size`` bytes more are within the credit and within the log's share, or nothing
+        is under way."""
         if not self.frames and not queue.sent:
             return True
-        return self._holds(queue, self.batch_bytes)
-
-    def _holds(self, queue: LinkQueue, size: int) -> bool:
-        """Whether ``size`` bytes more are within the credit and within the log's share."""
         return self.outstanding + size <= self.credit and queue.sent_bytes + size <= self.log_share
 
     def sent(self, last_n: int, size: int, sequence: int, now: float) -> None:

@@ -16,7 +16,7 @@ from xxhash import xxh3_64_intdigest
 from pratima_iscsi.errors import RemoteProtocolError
 from pratima_iscsi.limits import BATCH_RECORDS_MAX, FRAME_BYTES_MAX
 from pratima_iscsi.operations import COUNTED, WRITE, Buffer, RecordKind
-from pratima_iscsi.records import ENTRY, Record
+from pratima_iscsi.records import ENTRY
 
 MAGIC: Final = b"PRTM"
 VERSION: Final = 1
@@ -88,15 +88,15 @@ class Batch:
         return self.header.first_n + len(self.entries) - 1
 
 
-def encode_batch(header: BatchHeader, records: Sequence[Record]) -> bytearray:
-    """The frame of ``records`` (1 to BATCH_RECORDS_MAX of them), ready to be sent."""
-    assert 0 < len(records) <= BATCH_RECORDS_MAX
-    payloads = [record.payload for record in records]
+def encode_batch(header: BatchHeader, entries: bytes, payloads: Sequence[Buffer]) -> bytearray:
+    """The frame of 1 to BATCH_RECORDS_MAX records, ready to be sent: their entries one behind the
+    other, and the payload of each."""
+    assert 0 < len(payloads) <= BATCH_RECORDS_MAX
     head = HEADER.pack(
         MAGIC,
         VERSION,
         header.commit_now * COMMIT_NOW | header.ack_now * ACK_NOW,
-        len(records),
+        len(payloads),
         sum(map(len, payloads)),
         header.group,
         header.session,
@@ -104,12 +104,16 @@ def encode_batch(header: BatchHeader, records: Sequence[Record]) -> bytearray:
         header.first_n,
         header.generation,
     )
-    entries = [record.entry for record in records]
-    frame = bytearray().join((head, *entries, *payloads, bytes(_DIGEST.size)))
+    frame = bytearray().join((head, entries, *payloads, bytes(_DIGEST.size)))
     with memoryview(frame) as view:
         digest = xxh3_64_intdigest(view[: -_DIGEST.size])
     _DIGEST.pack_into(frame, len(frame) - _DIGEST.size, digest)
     return frame
+
+
+def payloads_of(frame: bytearray, count: int) -> memoryview:
+    """Where the payloads of our own frame of ``count`` records are, one behind the other."""
+    return memoryview(frame)[HEADER.size + count * ENTRY.size : -_DIGEST.size]
 
 
 def peek_session(frame: memoryview) -> tuple[bytes, bytes]:

@@ -21,6 +21,7 @@ from pratima_iscsi.records import Begin, End, GenerationBegin, Record, Verify
 from pratima_iscsi.replication import messages, wire
 from tests.fuzz.reader import Reader
 from tests.simulation.disk import SimDisk
+from tests.support.frames import frame_of
 
 DIGEST_BYTES = 8
 SEGMENT_BYTES = 4096
@@ -109,7 +110,7 @@ def _frame(data: bytes) -> None:
         )
         _payload(entry)
     records = [Record(bytes(entry.entry), bytes(entry.payload)) for entry in batch.entries]
-    assert wire.encode_batch(batch.header, records) == data
+    assert frame_of(batch.header, records) == data
     assert wire.peek_session(batch.frame) == (batch.header.group, batch.header.session)
 
 

@@ -52,7 +52,7 @@ MUTANTS = {
     ),
     "overflow forgets what it drops": Mutant(
         "replication/link_cover.py",
-        "self.table.add_records(self.queue.unsent)",
+        "self.table.add_entries(self.queue.unsent_entries)",
         "self.table.add_records(list(self.queue.unsent)[::2])",
         scenarios.test_outage_that_overflows_the_log_resyncs_only_what_was_written,
         "NOT A PREFIX",

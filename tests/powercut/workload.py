@@ -33,8 +33,9 @@ from pratima_iscsi.records import (
     next_history,
     seed_history,
 )
-from pratima_iscsi.replication.wire import BatchHeader, encode_batch
+from pratima_iscsi.replication.wire import BatchHeader
 from tests.simulation.disk import SimDisk
+from tests.support.frames import frame_of
 
 GROUP = bytes(range(16))
 NODE = b"n" * 16
@@ -142,7 +143,7 @@ class Frames:
                 break
         model.n += len(records)
         header = BatchHeader(GROUP, b"s" * 16, 77, first_n, generation)
-        return encode_batch(header, records)
+        return frame_of(header, records)
 
     def _record(self) -> Record:
         rng, model = self.rng, self.model

@@ -10,7 +10,8 @@ from pratima_iscsi.limits import BATCH_RECORDS_MAX, FRAME_BYTES_MAX, VOLUMES_MAX
 from pratima_iscsi.operations import RecordKind
 from pratima_iscsi.positions import Ancestor, History, Position
 from pratima_iscsi.records import Begin, End, GenerationBegin, Record, Verify, make_record
-from pratima_iscsi.replication.wire import BatchHeader, decode_batch, encode_batch, peek_session
+from pratima_iscsi.replication.wire import BatchHeader, decode_batch, peek_session
+from tests.support.frames import frame_of
 
 NUMBERS = st.integers(0, (1 << 64) - 1)
 OFFSETS = st.integers(0, 1 << 40)
@@ -73,7 +74,7 @@ def batches(draw: st.DrawFn) -> tuple[BatchHeader, list[Record]]:
 @given(batches())
 def test_a_batch_comes_back_as_it_went(batch: tuple[BatchHeader, list[Record]]) -> None:
     header, sent = batch
-    frame = memoryview(encode_batch(header, sent))
+    frame = memoryview(frame_of(header, sent))
     got = decode_batch(frame)
     assert got.header == header
     assert [(bytes(e.entry), bytes(e.payload)) for e in got.entries] == [
@@ -86,7 +87,7 @@ def test_a_batch_comes_back_as_it_went(batch: tuple[BatchHeader, list[Record]]) 
 @settings(max_examples=25)
 @given(batches())
 def test_every_truncation_is_refused(batch: tuple[BatchHeader, list[Record]]) -> None:
-    frame = encode_batch(*batch)
+    frame = frame_of(*batch)
     for length in range(len(frame)):
         with pytest.raises(RemoteProtocolError):
             decode_batch(memoryview(frame)[:length])
@@ -98,7 +99,7 @@ def test_every_truncation_is_refused(batch: tuple[BatchHeader, list[Record]]) ->
 def test_a_flipped_bit_is_refused(
     batch: tuple[BatchHeader, list[Record]], data: st.DataObject
 ) -> None:
-    frame = encode_batch(*batch)
+    frame = frame_of(*batch)
     at = data.draw(st.integers(0, len(frame) * 8 - 1))
     frame[at // 8] ^= 1 << at % 8
     with pytest.raises(RemoteProtocolError):
@@ -119,7 +120,7 @@ def test_a_frame_beyond_the_limit_is_refused_before_it_is_looked_at() -> None:
 def test_more_records_than_a_batch_may_have_are_refused() -> None:
     header = BatchHeader(b"g" * 16, b"s" * 16, 1, 1, 1)
     record = make_record(RecordKind.FLUSH)
-    frame = encode_batch(header, [record] * BATCH_RECORDS_MAX)[:-8]
+    frame = frame_of(header, [record] * BATCH_RECORDS_MAX)[:-8]
     frame[8:12] = (BATCH_RECORDS_MAX + 1).to_bytes(4, "big")
     frame += record.entry
     frame += xxh3_64_digest(frame)

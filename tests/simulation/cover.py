@@ -12,43 +12,35 @@ from pratima_iscsi.backstore import Backstore
 from pratima_iscsi.blocks import BLOCK_BYTES
 from pratima_iscsi.operations import RecordKind
 from pratima_iscsi.ordered_log import LinkQueue
-from pratima_iscsi.records import Record
+from pratima_iscsi.records import ENTRY, Record
 from pratima_iscsi.replication.link import Link
+from pratima_iscsi.sent_batch import SentWrites
 
 _BRINGS = frozenset({RecordKind.WRITE, RecordKind.ZERO, RecordKind.RESYNC, RecordKind.RESYNC_ZERO})
 _Key = tuple[int, int]
+_Item = Record | SentWrites
 
 
 class QueueBlocks:
-    """How many records of a queue touch each block."""
+    """How many of a queue's items, records and frames of writes, touch each block."""
 
     def __init__(self) -> None:
-        self._mirror: deque[tuple[Record, tuple[_Key, ...]]] = deque()
+        self._mirror: deque[tuple[_Item, list[_Key]]] = deque()
         self.count: Counter[_Key] = Counter()
 
     def follow(self, queue: LinkQueue) -> None:
         """Take in what left the queue at its head and what came at its tail."""
-        # Not by ``unsent``, which would make the log's tail records: what a queue of the product
-        # holds between two events must be seen as it is.
-        sent, unsent, mirror = queue.sent, queue._unsent, self._mirror
-        total = len(sent) + len(unsent)
-        head = sent[0] if sent else unsent[0] if unsent else None
-        while mirror and mirror[0][0] is not head:
+        items, mirror = _items(queue), self._mirror
+        while mirror and not (items and mirror[0][0] is items[0]):
             self._drop()
         known = len(mirror)
-        if known > total or (known and mirror[-1][0] is not _at(queue, known - 1)):
+        if known > len(items) or (known and mirror[-1][0] is not items[known - 1]):
             while mirror:
                 self._drop()
             known = 0
-        for place in range(known, total):
-            record = _at(queue, place)
-            blocks: tuple[_Key, ...] = ()
-            if record.kind in _BRINGS:
-                first, end = record.offset, record.offset + record.length
-                volume = record.volume
-                span = range(first // BLOCK_BYTES, -(-end // BLOCK_BYTES))
-                blocks = tuple((volume, block) for block in span)
-            mirror.append((record, blocks))
+        for item in items[known:]:
+            blocks = _blocks(item)
+            mirror.append((item, blocks))
             self.count.update(blocks)
 
     def _drop(self) -> None:
@@ -58,9 +50,26 @@ class QueueBlocks:
             count[block] -= 1
 
 
-def _at(queue: LinkQueue, place: int) -> Record:
-    sent = len(queue.sent)
-    return queue.sent[place] if place < sent else queue._unsent[place - sent]
+def _items(queue: LinkQueue) -> list[_Item]:
+    """What a queue holds: a record keeps its identity when it is sent, as does a frame of writes.
+
+    Not by ``unsent``, which would make the log's tail records: what a queue of the product holds
+    between two events must be seen as it is.
+    """
+    items: list[_Item] = []
+    for batch in queue.sent:
+        items += [batch] if isinstance(batch, SentWrites) else batch.records
+    return [*items, *queue._unsent]
+
+
+def _blocks(item: _Item) -> list[_Key]:
+    entries = item.entry if isinstance(item, Record) else item.entries
+    return [
+        (volume, block)
+        for kind, _, volume, _, _, offset, length in ENTRY.iter_unpack(entries)
+        if kind in _BRINGS
+        for block in range(offset // BLOCK_BYTES, -(-(offset + length) // BLOCK_BYTES))
+    ]
 
 
 class Cover:

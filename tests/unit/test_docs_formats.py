@@ -17,6 +17,7 @@ from pratima_iscsi.operations import COUNTED, RecordKind
 from pratima_iscsi.records import make_record
 from pratima_iscsi.replication import messages, wire
 from pratima_iscsi.replication.states import LinkState, Mode
+from tests.support.frames import frame_of
 
 DOCS = Path(__file__).parents[2] / "docs"
 FORMATS = (DOCS / "formats.md").read_text(encoding="utf-8")
@@ -184,7 +185,7 @@ def _type_of(annotation: Any) -> str:
 
 def test_the_example_is_what_the_code_makes() -> None:
     record = make_record(RecordKind.ZERO, volume=1, offset=4096, length=8192, sequence=42)
-    frame = wire.encode_batch(wire.BatchHeader(b"g" * 16, b"s" * 16, 7, 5, 3), [record])
+    frame = frame_of(wire.BatchHeader(b"g" * 16, b"s" * 16, 7, 5, 3), [record])
     block = FORMATS.split("<!-- example: frame -->\n```\n")[1].split("```")[0]
     shown = bytes.fromhex(block)
     assert shown == frame

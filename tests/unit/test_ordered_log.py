@@ -1,7 +1,7 @@
 """The ordered log and a link's queue: bytes, link sequences, batches, and what a record costs."""
 
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 from hypothesis import given
@@ -20,6 +20,8 @@ from pratima_iscsi.records import (
     make_record,
     next_history,
 )
+from pratima_iscsi.replication.wire import BatchHeader, encode_batch, payloads_of
+from pratima_iscsi.sent_batch import SentWrites
 
 KIB = 1024
 
@@ -82,7 +84,7 @@ def test_a_generation_stands_first_in_its_batch_and_an_end_last() -> None:
     for record in (write(512), generation, write(512), end, write(512)):
         queue.append(record)
     batches = [queue.take_batch() for _ in range(3)]
-    assert [[record.kind for record in batch] for _, _, batch in batches] == [
+    assert [[record.kind for record in batch.records] for _, _, batch in batches] == [
         [RecordKind.WRITE],
         [RecordKind.GENERATION, RecordKind.WRITE, RecordKind.END],
         [RecordKind.WRITE],
@@ -103,8 +105,8 @@ def test_batches_keep_order_and_bytes(lengths: list[int], bytes_max: int) -> Non
     while queue.unsent:
         first_n, _, batch = queue.take_batch(bytes_max)
         assert first_n == len(taken) + 1
-        assert len(batch) == 1 or sum(len(r.payload) for r in batch) <= bytes_max
-        taken += batch
+        assert batch.count == 1 or sum(len(r.payload) for r in batch.records) <= bytes_max
+        taken += batch.records
     assert taken == sent
 
 
@@ -151,9 +153,58 @@ def test_nothing_passes_the_tail_over(look: Callable[[OrderedLog, LinkQueue], ob
     queue = LinkQueue(log)
     write = admitted(KIB, 1)
     log.admit([write], cost(write), 0.0)
+    before = log._digest
     look(log, queue)
     assert not log.tail
-    assert write.record is not None
+    assert log.digest != before
+
+
+def test_an_only_link_sends_the_tail_and_two_make_records_of_it() -> None:
+    log = OrderedLog(1 << 20)
+    queue = LinkQueue(log)
+    writes = [admitted(KIB, 1), admitted(2 * KIB, 2), admitted(KIB, 3)]
+    log.admit(writes, cost(*writes), 0.0)
+    assert queue.sends_tail
+    first_n, _, batch = queue.take_tail(3 * KIB)
+    assert (first_n, batch.count, batch.cost) == (1, 2, cost(*writes[:2]))
+    assert log.tail == writes[2:] and log.tail_bytes == cost(writes[2])
+    assert queue.sends_tail and log.bytes == cost(*writes)
+    LinkQueue(log)
+    assert not queue.sends_tail, "the other link wants them, too"
+
+
+def test_no_write_overtakes_records_that_wait() -> None:
+    log = OrderedLog(1 << 20)
+    queue = LinkQueue(log)
+    queue.append(make_record(RecordKind.FLUSH))
+    write = admitted(KIB, 1)
+    log.admit([write], cost(write), 0.0)
+    assert not queue.sends_tail
+    with pytest.raises(AssertionError):
+        queue.take_tail()
+
+
+@given(st.lists(st.integers(1, 8 * KIB), min_size=1, max_size=20), st.booleans())
+def test_records_made_again_are_those_that_were_sent(lengths: list[int], keep: bool) -> None:
+    straight, as_records = OrderedLog(1 << 20), OrderedLog(1 << 20)
+    queues = [LinkQueue(straight), LinkQueue(as_records)]
+    writes = [admitted(length, at + 1) for at, length in enumerate(lengths)]
+    for log in (straight, as_records):
+        log.admit(writes, cost(*writes), 0.0)
+    first_n, generation, batch = queues[0].take_tail(1 << 20)
+    expected = queues[1].take_batch(1 << 20)[2]
+    header = BatchHeader(b"g" * 16, b"s" * 16, 7, first_n, generation)
+    frame = encode_batch(header, batch.entries, batch.payloads)
+    assert frame == encode_batch(header, expected.entries, expected.payloads)
+    if keep:
+        batch.keep(payloads_of(frame, batch.count))
+    made, sent = batch.records, expected.records
+    assert _contents(made) == _contents(sent)
+    assert [record.history for record in made] == [record.history for record in sent]
+    assert [record.links for record in made] == [1] * len(made)
+    assert batch.entries == expected.entries
+    assert batch.last_counted == expected.last_counted
+    assert straight.digest == as_records.digest
 
 
 def test_the_digest_is_the_same_whenever_the_records_are_made() -> None:
@@ -167,14 +218,14 @@ def test_the_digest_is_the_same_whenever_the_records_are_made() -> None:
 
 
 class QueueMachine(RuleBasedStateMachine):
-    """A queue against a plain list of (link sequence, record)."""
+    """A queue against plain lists of its records' contents."""
 
     def __init__(self) -> None:
         super().__init__()
         self.log = OrderedLog(1 << 20)
         self.queue = LinkQueue(self.log)
-        self.sent: list[Record] = []
-        self.unsent: list[Record] = []
+        self.sent: list[Content] = []
+        self.unsent: list[Content] = []
         self.first_n = 1
 
     @rule(length=st.integers(1, 4 * KIB))
@@ -182,35 +233,39 @@ class QueueMachine(RuleBasedStateMachine):
         if self.log.fits(length):
             record = write(length)
             self.queue.append(record)
-            self.unsent.append(record)
+            self.unsent.append(_content(record))
 
     @rule()
     def append_a_mark(self) -> None:
         if self.log.fits(0):
             record = make_record(RecordKind.FLUSH)
             self.queue.append(record)
-            self.unsent.append(record)
+            self.unsent.append(_content(record))
 
     @rule(lengths=st.lists(st.integers(1, 4 * KIB), min_size=1, max_size=4))
     def admit(self, lengths: list[int]) -> None:
         writes = [admitted(length, 1) for length in lengths]
         if self.log.bytes + cost(*writes) <= self.log.room:
             self.log.admit(writes, cost(*writes), 0.0)
-            self.unsent += list(self.queue.unsent)[-len(writes) :]
+            self.unsent += [_admitted_content(write) for write in writes]
 
     @precondition(lambda self: self.unsent)
     @rule()
     def send(self) -> None:
-        _, _, batch = self.queue.take_batch(4 * KIB)
-        assert batch == self.unsent[: len(batch)]
-        self.sent += batch
-        del self.unsent[: len(batch)]
+        in_step = self.queue.sends_tail
+        _, _, batch = self.queue.take_tail(4 * KIB) if in_step else self.queue.take_batch(4 * KIB)
+        if isinstance(batch, SentWrites):
+            batch.keep(memoryview(b"".join(batch.payloads)))
+        assert _contents(batch.records) == self.unsent[: batch.count]
+        self.sent += self.unsent[: batch.count]
+        del self.unsent[: batch.count]
 
     @rule(data=st.data())
     def confirm(self, data: st.DataObject) -> None:
         upto = data.draw(st.integers(0, self.first_n + len(self.sent) - 1))
         count = max(0, upto - self.first_n + 1)
-        assert self.queue.confirm(upto) == self.sent[:count]
+        confirmed = [record for batch in self.queue.confirm(upto) for record in batch.records]
+        assert _contents(confirmed) == self.sent[:count]
         del self.sent[:count]
         self.first_n += count
 
@@ -221,27 +276,61 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule()
     def overflow_in_a_session(self) -> None:
-        assert self.queue.drop(sent_too=False) == self.unsent
+        assert _contents(self.queue.drop(sent_too=False)) == _marks(self.unsent)
         self.unsent = []
 
     @rule(further=st.integers(0, 5))
     def overflow_without_one(self, further: int) -> None:
-        assert self.queue.drop(sent_too=True) == self.sent + self.unsent
+        assert _contents(self.queue.drop(sent_too=True)) == _marks(self.sent + self.unsent)
         self.sent, self.unsent = [], []
         self.first_n += further
         self.queue.rewind(self.first_n)
 
     @invariant()
     def counts_agree(self) -> None:
-        queue = self.queue
-        assert list(queue.sent) == self.sent and list(queue.unsent) == self.unsent
+        queue, log = self.queue, self.log
+        sent = [record for batch in queue.sent for record in batch.records]
+        tail = [_admitted_content(write) for write in log.tail]
+        assert _contents(sent) == self.sent
+        assert _contents(queue._unsent) + tail == self.unsent
         assert queue.first_n == self.first_n
         assert queue.next_n == self.first_n + len(self.sent)
-        records = self.sent + self.unsent
-        assert queue.marks == sum(record.kind == RecordKind.FLUSH for record in records)
-        assert queue.sent_bytes == sum(record.cost for record in self.sent)
-        assert queue.unsent_bytes == sum(record.cost for record in self.unsent)
-        assert self.log.bytes == queue.bytes
+        assert queue.marks == len(_marks(self.sent + self.unsent))
+        assert queue.sent_entries == b"".join(entry for entry, _ in self.sent)
+        assert queue.sent_bytes == sum(map(_cost_of, self.sent))
+        assert queue._unsent_bytes + log.tail_bytes == sum(map(_cost_of, self.unsent))
+        assert log.bytes == queue.sent_bytes + queue._unsent_bytes + log.tail_bytes
+
+    @rule()
+    def look(self) -> None:
+        assert self.queue.unsent_entries == b"".join(entry for entry, _ in self.unsent)
+
+
+Content = tuple[bytes, bytes]
+"""A record's table entry and its payload."""
+
+
+def _content(record: Record) -> Content:
+    return record.entry, record.payload
+
+
+def _contents(records: Iterable[Record]) -> list[Content]:
+    return [_content(record) for record in records]
+
+
+def _admitted_content(write: Operation) -> Content:
+    entry = ENTRY.pack(
+        write.kind, 0, 0, len(write.payload), write.sequence, write.offset, write.length
+    )
+    return entry, write.payload
+
+
+def _marks(contents: list[Content]) -> list[Content]:
+    return [content for content in contents if content[0][0] == RecordKind.FLUSH]
+
+
+def _cost_of(content: Content) -> int:
+    return len(content[1]) + RECORD_OVERHEAD_BYTES
 
 
 TestQueue = QueueMachine.TestCase

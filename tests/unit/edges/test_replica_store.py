@@ -28,8 +28,9 @@ from pratima_iscsi.records import (
     next_history,
     seed_history,
 )
-from pratima_iscsi.replication.wire import BatchHeader, encode_batch
+from pratima_iscsi.replication.wire import BatchHeader
 from tests.simulation.disk import SimDisk
+from tests.support.frames import frame_of
 
 GROUP = b"g" * 16
 NODE = b"n" * 16
@@ -115,7 +116,7 @@ class Replica:
         here = self.store.state.history.position.generation
         header = BatchHeader(group, b"s" * 16, 7, self.n + 1, here if of is None else of)
         self.n += len(records)
-        self.store.append(encode_batch(header, records), self.store.durable)
+        self.store.append(frame_of(header, records), self.store.durable)
         self.store.append(None, self.store.sync())
         self.store.sync()
 

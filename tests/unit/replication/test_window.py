@@ -21,7 +21,7 @@ def send(window: Window, queue: LinkQueue, size: int) -> None:
     """One frame of ``size`` bytes of which nothing was acknowledged."""
     queue.append(make_record(RecordKind.WRITE, 0, 0, len(BLOCK), BLOCK, sequence=1))
     first_n, _, batch = queue.take_batch()
-    window.sent(first_n + len(batch) - 1, size, 1, 0.0)
+    window.sent(first_n + batch.count - 1, size, 1, 0.0)
 
 
 def test_with_nothing_under_way_there_is_room_for_anything() -> None:

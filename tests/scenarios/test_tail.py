@@ -1,0 +1,40 @@
+"""Writes that stand in the log's tail: what they must not overtake, and what they must not miss."""
+
+from pratima_iscsi.replication.messages import Ack
+from pratima_iscsi.replication.states import Connection
+from pratima_iscsi.sent_batch import SentWrites
+from tests.scenarios.scene import Scene
+from tests.simulation.setup import KIB
+
+
+def test_a_write_that_comes_just_before_room_does_stays_behind_those_that_wait() -> None:
+    scene = Scene(blocks=64, log_bytes=64 * KIB).synced()
+    scene.replica.pause(0.5)
+    for block in range(12):
+        scene.write(block)
+        scene.rest(0.003)
+    queue = scene.link.queue
+    assert queue.has_backlog, "the window is full"
+    last = []
+    scene.at_message(Ack, lambda: last.append(scene.write(20)))
+    scene.until(lambda: last)
+    scene.converge()
+    assert not [reason for reason in scene.reasons() if "session" in reason]
+
+
+def test_frames_of_writes_that_a_broken_session_lost_are_sent_again() -> None:
+    scene = Scene(blocks=64).synced()
+    scene.write(0)
+    scene.until(scene.converged)
+    ends = scene.replica.shadow.ends
+    scene.replica.pause(0.5)
+    for block in range(1, 7):
+        scene.write(block)
+        scene.rest(0.003)
+    sent = scene.link.queue.sent
+    assert sent and all(isinstance(batch, SentWrites) for batch in sent)
+    scene.network.partition()
+    scene.until(lambda: scene.link.connection is not Connection.OPEN)
+    scene.network.heal()
+    scene.converge()
+    assert scene.replica.shadow.ends == ends, "nothing but the frames was brought again"

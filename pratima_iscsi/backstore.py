@@ -271,17 +271,27 @@ class Backstore:
         return run
 
     def _log_run(self, run: list[Operation], cost: int, now: float) -> None:
-        log = self.log
-        for link in self.links:
+        log, links = self.log, self.links
+        for link in links:
             if not link.streams:
                 break
         else:
             log.admit(run, cost, now)
             return
         log.seal()
+        for link in links:
+            if not link.only_marks:
+                break
+        else:
+            # An outage must not be felt: no record is made that no queue would hold.
+            entries = log.pass_by(run)
+            for link in links:
+                link.mark_run(entries)
+            return
         records = log.records_of(run)
-        for link in self.links:
-            link.admit_run(records, now)
+        for link in links:
+            for record in records:
+                link.admit(record, now)
 
     def _order_past_log(self, operation: Operation, now: float) -> None:
         """Give a write its position that finds no room in the log, though it was made: what was

@@ -83,6 +83,11 @@ class BlockWriteTable:
         Writers wait while a log overflows, so its thousands of records are decoded together, and
         the blocks that are touched alone go into the bitmap together.
         """
+        if len(entries) == ENTRY.size:
+            kind, _, volume, _, _, offset, length = ENTRY.unpack(entries)
+            if kind in _RANGED:
+                self.add(volume, *block_span(offset, length))
+            return
         single: list[list[int]] = [[] for _ in self.bitmaps]
         for kind, _, volume, _, _, offset, length in ENTRY.iter_unpack(entries):
             if kind in _RANGED:

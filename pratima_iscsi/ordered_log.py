@@ -100,6 +100,10 @@ class OrderedLog:
             for write, entry, digest in zip(writes, entries, digests, strict=True)
         ]
 
+    def pass_by(self, writes: Sequence[Operation]) -> bytes:
+        """Let the digest go on over writes that no queue takes: their table entries."""
+        return b"".join(self._entries_of(writes)[0])
+
     def take_tail(self, bytes_max: int) -> SentWrites:
         """Take one batch out of the tail (``bytes_max`` of payload, or one longer write)."""
         writes, cost = self.tail, self.tail_bytes

@@ -5,13 +5,13 @@ unconfirmed goes into the table. One rule, the core's: log ∪ table ∪ T ∪ w
 block in which primary and replica differ.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from pratima_iscsi import limits
 from pratima_iscsi.block_write_table import BlockWriteTable
 from pratima_iscsi.blocks import block_span
-from pratima_iscsi.operations import Operation, RecordKind
+from pratima_iscsi.operations import RESIZE, Operation, RecordKind
 from pratima_iscsi.ordered_log import LinkQueue
 from pratima_iscsi.positions import Position
 from pratima_iscsi.records import Record, make_record
@@ -199,15 +199,15 @@ class LinkCover:
         if self.wants(record.volume, *record.blocks):
             self.take(record, now)
 
-    def admit_run(self, records: Sequence[Record], now: float) -> None:
-        """Take writes of one wake-up, in their order."""
+    @property
+    def only_marks(self) -> bool:
+        """Whether nothing is kept of a write but its blocks, in the table."""
         stale = self.replication is Replication.TABLE and self.connection is not Connection.DISABLED
-        if stale and self.clean is None and len(records) > 1:
-            # An outage must not be felt: nothing more is asked of each of them.
-            self.table.add_records(records)
-            return
-        for record in records:
-            self.admit(record, now)
+        return stale and self.clean is None
+
+    def mark_run(self, entries: bytes) -> None:
+        """Mark the blocks of writes, by their table entries, where ``only_marks``."""
+        self.table.add_entries(entries)
 
     def take(self, record: Record, now: float) -> None:
         """Queue a write that ``wants`` asked for, or a record of the link's own; the log has room
@@ -314,7 +314,8 @@ class LinkCover:
     def mark_failed(self, write: Operation) -> None:
         """The local ``write`` failed: the replica may have what the primary has not."""
         volume, blocks = write.volume, block_span(write.offset, write.length)
-        self.table.add(volume, *blocks)
+        if write.kind != RESIZE:  # which changes no block
+            self.table.add(volume, *blocks)
         if self.clean is not None:
             self.clean.note_write(volume, *blocks)
             if self.clean.proof:

@@ -69,8 +69,8 @@ MUTANTS: Final = (
         "writes of one wake-up, taken together, are not marked",
         "I5: log, table, T and what is in flight cover every block that may differ",
         _COVER,
-        "            self.table.add_records(records)\n            return",
-        "            return",
+        "        self.table.add_entries(entries)\n",
+        "        return\n",
         "overflow",
     ),
     Mutant(

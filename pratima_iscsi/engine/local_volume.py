@@ -223,12 +223,15 @@ class LocalVolume:
         done: Callable[[list[BlocksRead]], None],
     ) -> None:
         """Read ranges for a resync, seeing every write that was admitted before."""
+        space = _Space(self.volume)
         if sweep and self.inline:
-            done([self._cached_piece(piece) for piece in ranges])
+            done([self._cached_piece(piece, space) for piece in ranges])
             return
 
         def job() -> Callable[[], None]:
-            answers = [self._piece(piece, piece.count if sweep else blocks_max) for piece in ranges]
+            answers = [
+                self._piece(piece, piece.count if sweep else blocks_max, space) for piece in ranges
+            ]
             return lambda: done(answers)
 
         if self.inline:
@@ -237,18 +240,19 @@ class LocalVolume:
         else:
             self._enqueue(job)
 
-    def _cached_piece(self, piece: BlockRange) -> BlocksRead:
+    def _cached_piece(self, piece: BlockRange, space: "_Space") -> BlocksRead:
         length = piece.length(self.volume.size)
-        if self.volume.is_hole(piece.offset, length):
+        allocated, run = space.at(piece.offset, length)
+        if not allocated and run >= length:
             return BlocksRead(piece.count)
         data = self._cached(length, piece.offset)
         return BlocksRead(0) if data is None else BlocksRead(piece.count, data)
 
-    def _piece(self, piece: BlockRange, blocks_max: int) -> BlocksRead:
+    def _piece(self, piece: BlockRange, blocks_max: int, space: "_Space") -> BlocksRead:
         size = self.volume.size
         length = piece.length(size)
         try:
-            allocated, run = self.volume.allocated(piece.offset, length)
+            allocated, run = space.at(piece.offset, length)
             if not allocated:
                 blocks = piece.count if run >= length else run // BLOCK_BYTES
                 if blocks:
@@ -264,3 +268,24 @@ class LocalVolume:
         for executor in (self._writer, self._syncer, self._readers):
             executor.shutdown(wait=True)
         self.volume.close()
+
+
+class _Space:
+    """Where a volume has space, for the pieces of one read, in order of place.
+
+    Some file systems look at every page up to the next hole, so they are not asked again for what
+    one answer has said. A hole that is made meanwhile is read, and reads as zeros.
+    """
+
+    def __init__(self, volume: Volume) -> None:
+        self._volume = volume
+        self._start = self._end = 0
+
+    def at(self, offset: int, length: int) -> tuple[bool, int]:
+        """As ``Volume.allocated``. Raises OSError."""
+        if not self._start <= offset < self._end:
+            allocated, run = self._volume.allocated(offset, max(length, self._volume.size - offset))
+            if not allocated:
+                return False, min(run, length)
+            self._start, self._end = offset, offset + run
+        return True, min(self._end - offset, length)

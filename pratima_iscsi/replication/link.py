@@ -387,8 +387,8 @@ class Link(LinkCover):
         if not confirmed:
             return
         if self.resync_unconfirmed:
-            for batch in confirmed:
-                self.resync_unconfirmed -= 0 if batch.plain else resync_bytes(batch.records)
+            marks = [batch.records for batch in confirmed if not batch.plain]
+            self.resync_unconfirmed -= sum(map(resync_bytes, marks))
         for end in self.watermarks.confirm(confirmed, self.group.history.position.generation):
             self._ended(end, now)
 

@@ -290,8 +290,7 @@ class Backstore:
             return
         records = log.records_of(run)
         for link in links:
-            for record in records:
-                link.admit(record, now)
+            link.admit_run(records, now)
 
     def _order_past_log(self, operation: Operation, now: float) -> None:
         """Give a write its position that finds no room in the log, though it was made: what was

@@ -5,7 +5,7 @@ unconfirmed goes into the table. One rule, the core's: log ∪ table ∪ T ∪ w
 block in which primary and replica differ.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from pratima_iscsi import limits
@@ -204,6 +204,14 @@ class LinkCover:
         """Whether nothing is kept of a write but its blocks, in the table."""
         stale = self.replication is Replication.TABLE and self.connection is not Connection.DISABLED
         return stale and self.clean is None
+
+    def admit_run(self, records: Sequence[Record], now: float) -> None:
+        """Take writes of one wake-up, in their order."""
+        if self.only_marks:
+            self.table.add_records(records)
+            return
+        for record in records:
+            self.admit(record, now)
 
     def mark_run(self, entries: bytes) -> None:
         """Mark the blocks of writes, by their table entries, where ``only_marks``."""

@@ -560,6 +560,8 @@ class Backstore:
             return  # every link streams: whatever else is due is so by an event of the link's own
         for link in self.links:
             link.pump(now)
+        if log.tail and now >= self._tail_due():
+            log.seal()  # It cannot be sent now: it waits in the queues, where no timer is due.
 
     def tick(self, now: float) -> None:
         """Do what is due at ``now``."""

@@ -109,7 +109,7 @@ class Link(LinkCover):
             due = min(self.ping_at, self.heard_at + limits.PEER_DEAD_SECONDS)
             if self.connection is Connection.SILENT:
                 due = self.ping_at
-            if self.queue.has_backlog and not self.window.is_full(self.queue):
+            elif self.queue.has_backlog and not self.held and not self.window.is_full(self.queue):
                 due = min(due, self.queue.unsent_at + limits.COALESCE_SECONDS)
             return min(due, self.resync.next_timer(now))
         return now + limits.BACKOFF_SECONDS_MAX

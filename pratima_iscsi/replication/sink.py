@@ -636,12 +636,14 @@ class Sink:
     def next_timer(self, now: float) -> float:
         """When ``tick`` is due next."""
         due = now + limits.HEARTBEAT_SECONDS
+        if self.failure:
+            return due  # Nothing is done any more.
         if self.session is not None:
             due = min(due, self.ack_at)
         if self.units and not self.journal_busy:
             due = min(due, self.unsynced_at + self._pace.delay)
         if self.applied_index > self.checkpointed_index and not self.apply_busy:
-            due = min(due, self.checkpoint_at + limits.CHECKPOINT_SECONDS)
+            due = min(due, max(self.checkpoint_at + limits.CHECKPOINT_SECONDS, self.retry_apply_at))
         if self.retry_apply_at > now:
             due = min(due, self.retry_apply_at)
         return due

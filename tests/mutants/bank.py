@@ -374,6 +374,22 @@ MUTANTS: Final = (
         "scenario test_restarts.test_a_welcome_that_was_meant_for_an_older_run_answers_nothing",
     ),
     Mutant(
+        "the tail of a link that is down stays due",
+        "an outage must not be felt: no timer that is due is left as it is",
+        _BACKSTORE,
+        "            log.seal()  # It cannot be sent now",
+        "            pass  # It cannot be sent now",
+        "scenario test_tail.test_writes_that_cannot_be_sent_leave_no_timer_due",
+    ),
+    Mutant(
+        "a backlog is due though the replica is silent",
+        "an outage must not be felt: no timer that is due is left as it is",
+        _LINK,
+        "            elif self.queue.has_backlog and",
+        "            if self.queue.has_backlog and",
+        "scenario test_tail.test_a_backlog_behind_a_silent_replica_leaves_no_timer_due",
+    ),
+    Mutant(
         "writes of the tail that find no room in a frame are forgotten",
         "I5: log, table, T and what is in flight cover every block that may differ",
         "pratima_iscsi.ordered_log",

@@ -1,7 +1,8 @@
 """Writes that stand in the log's tail: what they must not overtake, and what they must not miss."""
 
+from pratima_iscsi import limits
 from pratima_iscsi.replication.messages import Ack
-from pratima_iscsi.replication.states import Connection
+from pratima_iscsi.replication.states import Connection, Replication
 from pratima_iscsi.sent_batch import SentWrites
 from tests.scenarios.scene import Scene
 from tests.simulation.setup import KIB
@@ -38,3 +39,27 @@ def test_frames_of_writes_that_a_broken_session_lost_are_sent_again() -> None:
     scene.network.heal()
     scene.converge()
     assert scene.replica.shadow.ends == ends, "nothing but the frames was brought again"
+
+
+def test_writes_that_cannot_be_sent_leave_no_timer_due() -> None:
+    scene = Scene(blocks=64).synced()
+    scene.write(0)
+    scene.until(scene.converged)
+    scene.network.partition()
+    scene.until(lambda: scene.link.connection is not Connection.OPEN)
+    scene.write(1)
+    scene.rest(1.0)  # The simulation fails where ticks follow each other without an end.
+    assert scene.link.replication is Replication.STREAM and scene.link.queue.has_backlog
+    scene.network.heal()
+    scene.converge()
+
+
+def test_a_backlog_behind_a_silent_replica_leaves_no_timer_due() -> None:
+    scene = Scene(blocks=64, log_bytes=1 << 20).synced()
+    scene.replica.pause(1.5 * limits.PEER_DEAD_SECONDS)
+    scene.write(0)
+    scene.until(lambda: scene.link.connection is Connection.SILENT, seconds=60.0)
+    scene.write(1)
+    scene.rest(0.5)
+    assert scene.link.connection is Connection.SILENT and scene.link.queue.has_backlog
+    scene.converge()

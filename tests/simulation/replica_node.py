@@ -18,6 +18,7 @@ from tests.simulation.disk import UNLIMITED, SimDisk, SimFile
 from tests.simulation.model import Model
 from tests.simulation.network import TO_SOURCE, Network
 from tests.simulation.shadow import Shadow
+from tests.simulation.timers import Restless
 from tests.simulation.world import Node, World
 
 SEGMENTS = 6
@@ -54,6 +55,7 @@ class ReplicaNode(Node):
         self.store: ReplicaStore
         self.recoveries = 0
         self.notices: list[sk.Notice] = []
+        self.restless = Restless()
         self.staging_bytes = 1 << 40
         self.spoilt = False
         """Its disk was exchanged or damaged: what it acknowledged may be gone."""
@@ -197,7 +199,9 @@ class ReplicaNode(Node):
             for effect in todo:
                 self._carry_out(effect)
         now = self.world.now
-        due = max(self.sink.next_timer(now), now + 0.0005)
+        due = self.sink.next_timer(now)
+        self.restless.check(due, now)
+        due = max(due, now + 0.0005)
         if due < self.tick_at - 1e-9 or self.tick_at <= now:
             self.tick_at = due
             self.later(due - now, lambda: self._tick(due))
@@ -205,6 +209,7 @@ class ReplicaNode(Node):
     def _tick(self, due: float) -> None:
         if self.tick_at == due:
             self.tick_at = float("inf")
+            self.restless.ticked = True
             self._tell_written()
             self.sink.tick(self.world.now)
 

@@ -20,6 +20,7 @@ from pratima_iscsi.replication.states import Connection
 from tests.simulation.disk import SimDisk
 from tests.simulation.network import TO_REPLICA, Channel, Network
 from tests.simulation.replica_node import extend
+from tests.simulation.timers import Restless
 from tests.simulation.versions import Versions
 from tests.simulation.world import Node, World
 
@@ -111,6 +112,7 @@ class SourceNode(Node):
         """What came of each growth: volume, size, and why not."""
         self.on_report: Callable[[fx.Report], None] = lambda report: None
         self.reports: list[fx.Report] = []
+        self.restless = Restless()
         self.read_seconds = 0.003
         """What a read off the loop takes, about."""
         self.cold = False
@@ -243,7 +245,9 @@ class SourceNode(Node):
             if not backstore.effects:
                 break
         now = self.world.now
-        due = max(backstore.next_timer(now), now + 0.0005)
+        due = backstore.next_timer(now)
+        self.restless.check(due, now)
+        due = max(due, now + 0.0005)
         if due < self.tick_at - 1e-9 or self.tick_at <= now:
             self.tick_at = due
             self.later(due - now, lambda: self._tick(due))
@@ -251,6 +255,7 @@ class SourceNode(Node):
     def _tick(self, due: float) -> None:
         if self.tick_at == due:
             self.tick_at = float("inf")
+            self.restless.ticked = True
             self.backstore.tick(self.world.now)
 
     def _note_ends(self, backstore: Backstore) -> None:

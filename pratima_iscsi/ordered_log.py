@@ -246,6 +246,11 @@ class LinkQueue:
         """The table entries of the unsent records."""
         return b"".join([record.entry for record in self.unsent])
 
+    @property
+    def entries(self) -> bytes:
+        """The table entries of all records."""
+        return self.sent_entries + self.unsent_entries
+
     def __len__(self) -> int:
         return self.sent_count + len(self.unsent)
 

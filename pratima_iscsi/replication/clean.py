@@ -61,8 +61,7 @@ def declare(link: "Link", in_flight: BlockWriteTable, now: float, *, proof: bool
         declared.update(link.table)
         # What the replica may still receive, or the volume still get, nobody has looked at.
         under_way = in_flight.copy()
-        under_way.add_entries(link.queue.sent_entries)
-        under_way.add_entries(link.queue.unsent_entries)
+        under_way.add_entries(link.queue.entries)
         declared.subtract(under_way)
     reason = "to be proved equal" if proof else "declared equal by the operator, without proof"
     link.clean = None

@@ -156,8 +156,7 @@ class LinkCover:
         table = self.table.copy()
         if self.transaction is not None:
             table.update(self.transaction.sent)
-        table.add_entries(self.queue.sent_entries)
-        table.add_entries(self.queue.unsent_entries)
+        table.add_entries(self.queue.entries)
         return table
 
     def connect_state(self, connection: Connection, reason: str, *, alarm: bool = False) -> None:
@@ -350,8 +349,7 @@ class LinkCover:
     def fold(self, now: float) -> None:
         """Everything that the replica may lack goes into the table; the queue is empty then."""
         self.abandon_transaction("a new handshake begins anew", now)
-        self.table.add_entries(self.queue.sent_entries)
-        self.table.add_entries(self.queue.unsent_entries)
+        self.table.add_entries(self.queue.entries)
         self.queue.drop(sent_too=True)
         self.resync_unconfirmed = 0
 

@@ -1,6 +1,6 @@
 """The opening that most stories share, and the words they are told in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from pratima_iscsi.blocks import BLOCK_BYTES
 from pratima_iscsi.operations import FLUSH, Operation, RecordKind
@@ -52,6 +52,12 @@ class Scene(Simulation):
         """Submit a write of whole blocks."""
         offset, length = block * BLOCK_BYTES, count * BLOCK_BYTES
         return self.ask(self.load.write(volume, offset, length, fua=fua))
+
+    def write_apart(self, blocks: Iterable[int], seconds: float) -> None:
+        """Write these blocks one by one, with a rest behind each."""
+        for block in blocks:
+            self.write(block)
+            self.rest(seconds)
 
     def flush(self, volume: int = 0) -> Operation:
         """Submit a FLUSH."""

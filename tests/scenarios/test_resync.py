@@ -56,15 +56,11 @@ def test_a_write_of_blocks_half_in_the_table_goes_whole_into_the_log() -> None:
 def test_a_replica_that_takes_nothing_makes_the_log_overflow_once() -> None:
     scene = Scene(blocks=192, log_bytes=64 * KIB).synced()
     scene.replica.pause(2.5)
-    for block in range(32):
-        scene.write(block)
-        scene.rest(0.001)
+    scene.write_apart(range(32), 0.001)
     assert scene.link.replication is Replication.TABLE
     scene.rest(1.2 * limits.OVERFLOW_DWELL_SECONDS)
     overflowed_at = scene.link.overflowed_at
-    for block in range(32, 96):
-        scene.write(block)
-        scene.rest(0.001)
+    scene.write_apart(range(32, 96), 0.001)
     assert scene.link.connection is Connection.OPEN
     assert scene.link.overflowed_at == overflowed_at
     scene.converge()

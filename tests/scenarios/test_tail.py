@@ -11,9 +11,7 @@ from tests.simulation.setup import KIB
 def test_a_write_that_comes_just_before_room_does_stays_behind_those_that_wait() -> None:
     scene = Scene(blocks=64, log_bytes=64 * KIB).synced()
     scene.replica.pause(0.5)
-    for block in range(12):
-        scene.write(block)
-        scene.rest(0.003)
+    scene.write_apart(range(12), 0.003)
     queue = scene.link.queue
     assert queue.has_backlog, "the window is full"
     last = []
@@ -29,9 +27,7 @@ def test_frames_of_writes_that_a_broken_session_lost_are_sent_again() -> None:
     scene.until(scene.converged)
     ends = scene.replica.shadow.ends
     scene.replica.pause(0.5)
-    for block in range(1, 7):
-        scene.write(block)
-        scene.rest(0.003)
+    scene.write_apart(range(1, 7), 0.003)
     sent = scene.link.queue.sent
     assert sent and all(isinstance(batch, SentWrites) for batch in sent)
     scene.network.partition()

@@ -17,10 +17,11 @@ HOT_PATH = (
     *("operations.py", "ordered_log.py", "records.py"),
     *("replication/*.py", "scsi/*.py", "iscsi/*.py", "tcmu/*.py"),
     *("edges/portal.py", "edges/tcmu_devices.py", "edges/files.py", "edges/volume.py"),
-    *("edges/journal.py", "edges/replica_apply.py", "edges/replica_store.py"),
+    *("edges/journal.py", "edges/kept_units.py"),
+    *("edges/replica_apply.py", "edges/replica_store.py"),
     *("edges/link_source.py", "edges/link_replica.py", "edges/link_sockets.py"),
     "edges/link_dial.py",
-    *("engine/local_volume.py", "engine/volume_storage.py"),
+    *("engine/lane.py", "engine/local_volume.py", "engine/volume_storage.py"),
     *("engine/source_group.py", "engine/replica_group.py"),
 )
 PLAIN = (

@@ -87,6 +87,8 @@ COMMIT_SECONDS_MIN: Final = 0.004
 COMMIT_SECONDS_MAX: Final = 0.020
 COMMIT_REST: Final = 4
 """How many times as long as a journal's last sync the next one is put off."""
+MARK_SECONDS: Final = 0.020
+"""How long a mark waits for a frame that brings it before it goes in a unit of its own."""
 COMMIT_BYTES: Final = 8 * MIB
 CHECKPOINT_BYTES: Final = 16 * MIB
 CHECKPOINT_SECONDS: Final = 1.0
@@ -199,6 +201,7 @@ MONITOR_REFRESH_SECONDS: Final = 0.5
 
 # --- the local volume --------------------------------------------------------------------------
 INLINE_SLOW_SECONDS: Final = 0.005
+INLINE_BYTES_MAX: Final = 256 * KIB
 WRITER_DWELL_SECONDS: Final = 10.0
 READERS_PER_VOLUME: Final = 4
 ADMISSIONS_MAX: Final = 4096

@@ -105,10 +105,13 @@ class ReplicaDaemon:
         ]
         remember_volume_paths(directory.path, [volume.path for volume in volumes])
 
-        def recover() -> ReplicaStore:
-            return ReplicaStore.open(directory, volumes, journal_bytes=self.options.journal_bytes)
-
         credit = min(limits.CREDIT_BYTES_MAX, limits.CREDITS_BYTES_MAX // len(self.options.groups))
+
+        def recover() -> ReplicaStore:
+            return ReplicaStore.open(
+                directory, volumes, journal_bytes=self.options.journal_bytes, kept_bytes=credit
+            )
+
         opened = ReplicaGroup(
             group.name,
             recover,

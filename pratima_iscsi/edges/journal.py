@@ -282,8 +282,9 @@ class Journal:
             while self._live and self._live[0].last <= upto:
                 self._free.append(self._live.pop(0))
 
-    def room(self) -> int:
-        """Frames whose ``unit_bytes`` add up to this many bytes are sure to fit.
+    def room(self, wanted: int = INDEX_MAX) -> int:
+        """Frames whose ``unit_bytes`` add up to this many bytes are sure to fit; ``wanted`` bytes
+        are enough for the caller.
 
         A unit that does not fit into the rest of a segment begins the next one; two successive
         segments together hold more than one segment's bytes all the same, which is what is counted.
@@ -291,6 +292,8 @@ class Journal:
         with self._lock:
             capacity = self._segment_bytes - ALIGNMENT
             rest = self._segment_bytes - self._live[-1].end if self._live else 0
+            if wanted <= rest:
+                return rest
             fresh = self._quota - len(self._live) - len(self._free)
             free = len(self._free)
         if fresh > 0:
@@ -301,6 +304,12 @@ class Journal:
             (free + 1) // 2 * capacity,
             free * (capacity - longest + ALIGNMENT),
         )
+
+    def is_prepared(self, size: int) -> bool:
+        """Whether units of ``size`` bytes together fit without a segment being created, which takes
+        a while; for the thread that appends."""
+        rest = self._segment_bytes - self._live[-1].end if self._live else 0
+        return size <= rest or bool(self._free)
 
     def used(self) -> int:
         """Bytes of the segments that are not released yet."""

@@ -37,6 +37,7 @@ from pratima_iscsi.records import (
     seed_history,
 )
 from pratima_iscsi.replication.record_rules import check
+from pratima_iscsi.replication.standing import CheckedFrame
 from pratima_iscsi.replication.wire import Batch, Entry, decode_batch
 
 _TURNING: Final = frozenset({RecordKind.GENERATION, RecordKind.BEGIN, RecordKind.END})
@@ -188,6 +189,34 @@ class Applier:
             self._apply_batch(decode_batch(memoryview(unit.frame)))
             self.heard_ns = max(self.heard_ns, unit.wall_ns)
         self.state = replace(self.state, applied=unit.index, skip=0)
+
+    def follows(self, unit: CheckedFrame | None) -> bool:
+        """Whether a unit of writes was checked behind the very state that there is."""
+        state = self.state
+        if state.skip:
+            return False
+        at_rest = state.consistent and not state.transaction
+        return unit is None or (at_rest and unit.before == state.digest)
+
+    def apply_writes(self, index: int, unit: CheckedFrame | None) -> int:
+        """Apply unit ``index``, which ``follows``; the bytes of its frame. After an OSError the
+        state is as before, and the whole unit is applied anew."""
+        assert index == self.state.applied + 1
+        if unit is None:
+            self.state = replace(self.state, applied=index)
+            return 0
+        for entry in unit.writes:
+            self._volumes[entry.volume].pwrite(entry.payload, entry.offset)
+        after = unit.after
+        self.state = replace(
+            self.state,
+            applied=index,
+            history=after.history,
+            digest=after.digest,
+            incarnation=after.incarnation,
+            n=after.n,
+        )
+        return len(unit.frame)
 
     def _apply_batch(self, batch: Batch) -> None:
         """Apply the records of a unit after those that ``state.skip`` covers.

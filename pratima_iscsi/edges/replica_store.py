@@ -24,8 +24,9 @@ from msgspec.structs import replace
 from pratima_iscsi.blocks import BLOCK_BYTES
 from pratima_iscsi.edges.files import Directory, File
 from pratima_iscsi.edges.growth import make_room
+from pratima_iscsi.edges.journal import INDEX_MAX, Journal, JournalRot, unit_bytes
 from pratima_iscsi.edges.journal import PREFIX as JOURNAL_PREFIX
-from pratima_iscsi.edges.journal import Journal, JournalRot
+from pratima_iscsi.edges.kept_units import KeptUnits
 from pratima_iscsi.edges.replica_apply import Applier, VerifyResult
 from pratima_iscsi.edges.replica_state import ReplicaState, ReplicaVolume, StateFile
 from pratima_iscsi.edges.staging import PREFIX as STAGING_PREFIX
@@ -33,12 +34,14 @@ from pratima_iscsi.edges.staging import SLOT_BYTES, StagingRot
 from pratima_iscsi.errors import PratimaError, RemoteProtocolError, StateError, SyncError
 from pratima_iscsi.limits import (
     CHECKPOINT_BYTES,
+    CREDIT_BYTES_MAX,
     JOURNAL_BYTES_DEFAULT,
     SEGMENT_BYTES,
     STAGING_BYTES_DEFAULT,
     STAGING_RESERVE_BYTES,
 )
 from pratima_iscsi.operations import Buffer
+from pratima_iscsi.replication.standing import CheckedFrame
 
 
 class ReplicaDamaged(PratimaError):
@@ -71,6 +74,7 @@ class ReplicaStore:
         journal_bytes: int,
         staging_bytes: int,
         reserve_bytes: int,
+        kept_bytes: int,
         clock: Callable[[], int],
         random_bytes: Callable[[int], bytes],
     ) -> None:
@@ -87,6 +91,7 @@ class ReplicaStore:
         self._journal: Journal | None = None
         self._checkpointed = 0
         self._broken = "the replica is not bound"
+        self._kept = KeptUnits(kept_bytes)
         self._applier = Applier(
             directory,
             self._volumes,
@@ -106,12 +111,14 @@ class ReplicaStore:
         journal_bytes: int = JOURNAL_BYTES_DEFAULT,
         staging_bytes: int = STAGING_BYTES_DEFAULT,
         reserve_bytes: int = STAGING_RESERVE_BYTES,
+        kept_bytes: int = CREDIT_BYTES_MAX,
         clock: Callable[[], int] = time.time_ns,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
     ) -> "ReplicaStore":
         """Open and recover the store in ``directory``; a fresh one is unbound.
 
-        ``volumes`` are the group's, in its order. ``clock`` is wall time in ns. Look at ``state``
+        ``volumes`` are the group's, in its order. ``kept_bytes`` of frames may be kept in memory
+        until they are applied. ``clock`` is wall time in ns. Look at ``state``
         afterwards: it says whether the volumes are a consistent prefix now. Raises StateError when
         the files do not belong together or another version wrote them, OSError when the disk
         fails; then nothing is lost and it may be tried again.
@@ -124,6 +131,7 @@ class ReplicaStore:
             journal_bytes=journal_bytes,
             staging_bytes=staging_bytes,
             reserve_bytes=reserve_bytes,
+            kept_bytes=kept_bytes,
             clock=clock,
             random_bytes=random_bytes,
         )
@@ -154,11 +162,12 @@ class ReplicaStore:
         """How far units may be applied: the last mark that is itself durable."""
         return self._journal.applicable if self._journal else 0
 
-    def journal_room(self) -> int:
-        """Bytes: frames whose ``unit_bytes`` add up to no more are sure to be taken."""
+    def journal_room(self, wanted: int = INDEX_MAX) -> int:
+        """Bytes: frames whose ``unit_bytes`` add up to no more are sure to be taken; ``wanted``
+        are enough for the caller."""
         if self._journal is None:
             return self._journal_bytes // self._segment_bytes * (self._segment_bytes - 512)
-        return self._journal.room()
+        return self._journal.room(wanted)
 
     def journal_used(self) -> int:
         """Bytes that the journal holds and that no checkpoint covers."""
@@ -270,13 +279,22 @@ class ReplicaStore:
 
     # --- the journal half ----------------------------------------------------------------------
 
-    def append(self, frame: Buffer | None, mark: int) -> int:
+    def append(self, unit: CheckedFrame | Buffer | None, mark: int) -> int:
         """Write a frame (None: an empty unit) to the journal, not synced; its unit's index.
 
         ``mark``: the last unit known to be durable. OSError ENOSPC: over quota, all is as it was;
         any other OSError: nothing more is taken until the store is opened again.
         """
-        return self._usable().append(frame, mark)
+        frame = unit.frame if isinstance(unit, CheckedFrame) else unit
+        index = self._usable().append(frame, mark)
+        if unit is None or isinstance(unit, CheckedFrame):
+            self._kept.keep(index, unit)
+        return index
+
+    def is_prepared(self, frames: Sequence[int]) -> bool:
+        """Whether frames of these lengths can be appended without making a file for them first."""
+        size = sum(map(unit_bytes, frames))
+        return self._journal is not None and self._journal.is_prepared(size)
 
     def sync(self) -> int:
         """Make every appended unit durable; the last one's index. An OSError is final."""
@@ -312,6 +330,21 @@ class ReplicaStore:
             self._fail(str(error))
             raise
         return Applied(self.state.applied, done, self._applier.take_answers(), self.state)
+
+    @property
+    def keeps_next(self) -> bool:
+        """Whether the next unit is in memory, checked: to apply it costs its writes alone."""
+        index = self.state.applied + 1
+        return index in self._kept and self._applier.follows(self._kept[index])
+
+    def apply_kept(self, upto: int, bytes_max: int) -> Applied:
+        """The same as ``apply``, but no further than units are in memory."""
+        journal = self._usable()
+        assert upto <= journal.applicable, "not provably durable"
+        done = 0
+        while self.state.applied < upto and done < bytes_max and self.keeps_next:
+            done += self._apply_unit()
+        return Applied(self.state.applied, done, (), self.state)
 
     def make_room(self, sizes: Sequence[int]) -> tuple[bool, ...]:
         """Let each volume's file or device hold so many bytes (0: as it is), durably; the group's
@@ -354,10 +387,16 @@ class ReplicaStore:
 
     def _apply_unit(self) -> int:
         """Apply the next unit; the bytes of its frame."""
-        assert self._journal is not None
-        unit = self._journal.read(self.state.applied + 1)
-        self._applier.apply_unit(unit)
-        return len(unit.frame)
+        index = self.state.applied + 1
+        if self.keeps_next:
+            size = self._applier.apply_writes(index, self._kept[index])
+        else:
+            assert self._journal is not None
+            unit = self._journal.read(index)
+            self._applier.apply_unit(unit)
+            size = len(unit.frame)
+        self._kept.drop(index)
+        return size
 
 
 def _refuse_leftovers(directory: Directory) -> None:

@@ -7,7 +7,6 @@ One rule: never two writers at once, so that order needs no lock.
 """
 
 import asyncio
-import resource
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,17 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pratima_iscsi import limits
 from pratima_iscsi.blocks import BLOCK_BYTES, BlockRange
 from pratima_iscsi.edges.volume import Volume
+from pratima_iscsi.engine.lane import Event, InlinePace, Job
 from pratima_iscsi.operations import RESIZE, UPDATE, WRITE, ZERO, Buffer, Operation, ReadDone
 from pratima_iscsi.replication.effects import BlocksRead
-
-
-def _waits() -> int:
-    """How often this thread has given up its processor to wait for something."""
-    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
-
-
-Job = Callable[[], Callable[[], None]]
-"""Runs in a thread; what it returns runs on the loop."""
 
 
 class LocalVolume:
@@ -40,25 +31,23 @@ class LocalVolume:
         self._queued = 0
         """Jobs of the writer's FIFO that are not done."""
         self._syncing = 0
-        self._slow_until = 0.0
-        self._suspect_until = 0.0
+        self._pace = InlinePace()
 
     @property
     def inline(self) -> bool:
         """Whether the loop itself may write now."""
-        return not self._queued and not self._syncing and time.monotonic() >= self._slow_until
+        return not self._queued and not self._syncing and self._pace.allows(time.monotonic())
 
     # --- writes --------------------------------------------------------------------------------
 
     def write_inline(self, operations: Sequence[Operation]) -> bool:
         """Write these now, in order, if the loop may; False: nothing was done, ``queue`` them."""
-        began = time.monotonic()
-        if not self._may_write_inline(operations, began):
+        now = time.monotonic()
+        if not self._may_write_inline(operations, now):
             return False
-        waits = _waits() if began < self._suspect_until else None
+        self._pace.begin(now)
         self._write_all(operations)
-        if time.monotonic() - began > limits.INLINE_SLOW_SECONDS:
-            self._was_slow(began, waits)
+        self._pace.end()
         return True
 
     def queue(self, operations: Sequence[Operation], done: Callable[[], None]) -> None:
@@ -70,20 +59,9 @@ class LocalVolume:
 
         self._enqueue(job)
 
-    def _was_slow(self, began: float, waits: int | None) -> None:
-        """A slow call that waited leaves the loop; one that was only preempted says nothing.
-
-        Which of the two it was is known once the count of waits was read before the call, which
-        costs too much to be done always: the first slow call only arouses suspicion.
-        """
-        if waits is None:
-            self._suspect_until = began + limits.WRITER_DWELL_SECONDS
-        elif _waits() > waits:
-            self._slow_until = began + limits.WRITER_DWELL_SECONDS
-
     def _may_write_inline(self, operations: Sequence[Operation], now: float) -> bool:
         """Only data, and only while nothing else is under way (PROTOCOL: zeroes never inline)."""
-        if self._queued or self._syncing or now < self._slow_until:
+        if self._queued or self._syncing or not self._pace.allows(now):
             return False
         # A loop costs a third of all() over a generator, and one write is the common batch.
         for operation in operations:  # noqa: SIM110
@@ -131,7 +109,7 @@ class LocalVolume:
     def _enqueue(self, job: Job) -> None:
         self._queued += 1
 
-        def finished(then: Callable[[], None]) -> None:
+        def finished(then: Event) -> None:
             self._queued -= 1
             then()
 
@@ -141,7 +119,7 @@ class LocalVolume:
         self,
         executor: ThreadPoolExecutor,
         job: Job,
-        finished: Callable[[Callable[[], None]], None],
+        finished: Callable[[Event], None],
     ) -> None:
         def run() -> None:
             then = job()
@@ -161,7 +139,7 @@ class LocalVolume:
                 return lambda: done(failure)
             return lambda: done(None)
 
-        def finished(then: Callable[[], None]) -> None:
+        def finished(then: Event) -> None:
             self._syncing -= 1
             then()
 
@@ -208,7 +186,7 @@ class LocalVolume:
                 found, failure = None, error
             return lambda: done(found, failure)
 
-        def finished(then: Callable[[], None]) -> None:
+        def finished(then: Event) -> None:
             then()
             after()
 

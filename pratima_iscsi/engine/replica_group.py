@@ -1,8 +1,9 @@
 """A group at work at its replica: the Sink's state machine over the real store and its two threads.
 
-The journal thread writes and syncs, the apply thread applies and checkpoints; each has one job at a
-time, and both come back through the loop. One rule: an error of the disk makes the group FAILED and
-never an acknowledgement, until its store is opened again; only a lack of room is waited for.
+One lane writes and syncs the journal, another applies and checkpoints; each has one job at a time.
+What only writes a little to the page cache is done on the loop, what may wait in the lane's thread.
+One rule: an error of the disk makes the group FAILED and never an acknowledgement, until its store
+is opened again; only a lack of room is waited for.
 """
 
 import asyncio
@@ -10,11 +11,12 @@ import errno
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from pratima_iscsi import limits
-from pratima_iscsi.edges.replica_store import ReplicaStore
+from pratima_iscsi.edges.replica_store import Applied, ReplicaStore
 from pratima_iscsi.edges.volume import Volume
+from pratima_iscsi.engine.lane import Event, Lane
 from pratima_iscsi.engine.standing import standing_of
 from pratima_iscsi.errors import PratimaError
 from pratima_iscsi.replication import sink as sk
@@ -53,11 +55,13 @@ class ReplicaGroup:
         self._loop = loop
         self._tell = tell
         self._notice = notice
-        self._journal = ThreadPoolExecutor(1, f"{name}-journal")
-        self._apply = ThreadPoolExecutor(1, f"{name}-apply")
+        self._journal = Lane(loop, f"{name}-journal")
+        self._apply = Lane(loop, f"{name}-apply")
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self._turning = False
+        self._applied_here = False
+        """Some of the journal was applied on the loop in this turn."""
         self._closed = False
         self._session: object | None = None
         self._appended = False
@@ -117,7 +121,7 @@ class ReplicaGroup:
                 for effect in effects:
                     self._carry_out(effect)
         finally:
-            self._turning = False
+            self._turning = self._applied_here = False
         self._tell_changes()
         self._arm()
 
@@ -153,9 +157,10 @@ class ReplicaGroup:
         self._timer = self._loop.call_later(max(0.0, due - now), self._tick)
 
     def _tick(self) -> None:
+        now = max(time.monotonic(), self._timer_at)  # as in the source's group: not too early
         self._timer, self._timer_at = None, float("inf")
         self._tell_written()
-        self.sink.tick(time.monotonic())
+        self.sink.tick(now)
         self.turn()
 
     def _tell_written(self) -> None:
@@ -178,31 +183,54 @@ class ReplicaGroup:
             case sk.Notice():
                 self._notice(self.name, effect)
             case sk.WriteJournal():
-                self.received_bytes += sum(len(frame) for frame in effect.frames if frame)
-                self._journal.submit(self._write_journal, effect)
+                self._append(effect)
             case sk.Release():
-                self._journal.submit(self._release, effect.upto)
+                self._journal.submit(partial(self._release, effect.upto), self._and_turn)
             case sk.Bind():
-                self._journal.submit(self._bind, effect)
+                self._journal.submit(partial(self._bind, effect), self._and_turn)
             case sk.Apply():
-                self._apply.submit(self._apply_upto, effect.upto)
+                self._apply_some(effect.upto)
             case sk.Checkpoint():
-                self._apply.submit(self._checkpoint)
+                self._apply.submit(self._checkpoint, self._and_turn)
             case sk.MakeRoom():
-                self._apply.submit(self._make_room, effect)
+                self._apply.submit(partial(self._make_room, effect), self._and_turn)
 
-    def _back(self, event: Callable[[], None]) -> None:
-        """From a thread: run ``event`` and a turn on the loop."""
+    def _append(self, effect: sk.WriteJournal) -> None:
+        sizes = [len(taken.frame) for taken in effect.frames if taken]
+        self.received_bytes += sum(sizes)
 
-        def run() -> None:
-            event()
+        job = partial(self._write_journal, effect)
+        if effect.sync or not self._is_short(sizes) or not self._journal.try_here(job):
+            self._journal.submit(job, self._and_turn)
+
+    def _is_short(self, sizes: Sequence[int]) -> bool:
+        """Whether to append frames of these lengths is to write a little to a file that is there;
+        nobody knows while the lane is at work."""
+        little = sum(sizes) <= limits.INLINE_BYTES_MAX
+        return little and self._journal.is_idle and self.store.is_prepared(sizes)
+
+    def _apply_some(self, upto: int) -> None:
+        """Apply on the loop what one turn may, where that costs writes alone; else all of it, in
+        the thread."""
+        if self._applied_here:
+            self._loop.call_soon(self._apply_next, upto)  # the loop's other work comes first
+        elif self.store.keeps_next and self._apply.try_here(partial(self._apply_kept, upto)):
+            self._applied_here = True
+        else:
+            self._apply.submit(partial(self._apply_upto, upto), self._and_turn)
+
+    def _apply_next(self, upto: int) -> None:
+        if not (self._closed or self.sink.failure):
+            self._apply_some(upto)
             self.turn()
 
-        self._loop.call_soon_threadsafe(run)
+    def _and_turn(self, event: Event) -> None:
+        event()
+        self.turn()
 
-    def _failed(self, what: str, error: Exception) -> None:
+    def _failed(self, what: str, error: Exception) -> Event:
         reason = f"{what}: {getattr(error, 'strerror', None) or error}"
-        self._back(lambda: self._fail(reason[: limits.REASON_CHARACTERS_MAX]))
+        return lambda: self._fail(reason[: limits.REASON_CHARACTERS_MAX])
 
     def _fail(self, reason: str) -> None:
         self.sink.fail(reason)
@@ -217,17 +245,16 @@ class ReplicaGroup:
         """
         self._mending = None
         if not self._closed:
-            self._journal.submit(self._reopen)
+            self._journal.submit(self._reopen, self._and_turn)
 
-    def _reopen(self) -> None:
-        self._apply.submit(lambda: None).result()  # whatever it still does has ended then
+    def _reopen(self) -> Event:
+        self._apply.wait()
         self.store.close()
         try:
             store = self._recover()
         except (OSError, PratimaError) as error:
-            self._failed("the replica cannot be recovered", error)
-            return
-        self._back(lambda: self._reopened(store))
+            return self._failed("the replica cannot be recovered", error)
+        return lambda: self._reopened(store)
 
     def _reopened(self, store: ReplicaStore) -> None:
         self.store = store
@@ -244,62 +271,62 @@ class ReplicaGroup:
             reason = f"recovered, not consistent: {store.state.reason}"
         self._notice(self.name, sk.Notice("recovered", reason, alarm=not store.state.consistent))
 
-    # In the journal thread.
+    # Jobs of the journal's lane.
 
-    def _write_journal(self, effect: sk.WriteJournal) -> None:
+    def _write_journal(self, effect: sk.WriteJournal) -> Event:
         try:
-            for frame in effect.frames:
-                self.store.append(frame, effect.mark)
+            for taken in effect.frames:
+                self.store.append(taken, effect.mark)
             self._appended = True
-            if effect.wanted:
-                self._back(self._tell_written)
             if effect.sync:
+                if effect.wanted:
+                    self._loop.call_soon_threadsafe(self._and_turn, self._tell_written)
                 self.store.sync()
         except (OSError, PratimaError) as error:
-            self._failed("the journal cannot be written", error)
-            return
-        self._back(lambda: self._journal_done(effect))
+            return self._failed("the journal cannot be written", error)
+        return lambda: self._journal_done(effect)
 
-    def _release(self, upto: int) -> None:
+    def _release(self, upto: int) -> Event:
         try:
             self.store.release(upto)
         except (OSError, PratimaError) as error:
-            self._failed("the journal cannot be reused", error)
-            return
-        self._back(lambda: self.sink.released(time.monotonic()))
+            return self._failed("the journal cannot be reused", error)
+        return lambda: self.sink.released(time.monotonic())
 
-    def _bind(self, effect: sk.Bind) -> None:
+    def _bind(self, effect: sk.Bind) -> Event:
         try:
             for volume, (_, size) in zip(self.volumes, effect.volumes, strict=True):
                 if volume.size != size:
                     volume.truncate(size)
             self.store.bind(effect.group, effect.name, effect.volumes, self.node)
         except (OSError, PratimaError) as error:
-            self._failed("the replica cannot be bound", error)
-            return
-        self._back(lambda: self.sink.bound(effect, time.monotonic()))
+            return self._failed("the replica cannot be bound", error)
+        return lambda: self.sink.bound(effect, time.monotonic())
 
-    # In the apply thread.
+    # Jobs of the volumes' lane.
 
-    def _apply_upto(self, upto: int) -> None:
+    def _apply_kept(self, upto: int) -> Event:
+        return self._apply_by(lambda: self.store.apply_kept(upto, limits.INLINE_BYTES_MAX))
+
+    def _apply_upto(self, upto: int) -> Event:
+        return self._apply_by(lambda: self.store.apply(upto))
+
+    def _apply_by(self, apply: Callable[[], Applied]) -> Event:
         try:
-            applied = self.store.apply(upto)
+            applied = apply()
         except OSError as error:
-            if error.errno in _NO_ROOM:
-                reason = f"the replica has no room: {error.strerror}"
-                self._back(lambda: self.sink.apply_blocked(reason, time.monotonic()))
-            else:
-                self._failed("the replica's volume cannot be written", error)
-            return
+            if error.errno not in _NO_ROOM:
+                return self._failed("the replica's volume cannot be written", error)
+            reason = f"the replica has no room: {error.strerror}"
+            return lambda: self.sink.apply_blocked(reason, time.monotonic())
         except PratimaError as error:
-            self._failed("the journal cannot be applied", error)
-            return
+            return self._failed("the journal cannot be applied", error)
         answers = [(a.transaction, a.verify, a.differing) for a in applied.answers]
-        self._back(
-            lambda: self.sink.applied(applied.index, applied.frame_bytes, answers, time.monotonic())
+        return lambda: self.sink.applied(
+            applied.index, applied.frame_bytes, answers, time.monotonic()
         )
 
-    def _make_room(self, effect: sk.MakeRoom) -> None:
+    def _make_room(self, effect: sk.MakeRoom) -> Event:
         zeros: tuple[bool, ...] = ()
         refusal = ""
         try:
@@ -307,16 +334,15 @@ class ReplicaGroup:
         except (OSError, PratimaError) as error:
             refusal = f"{getattr(error, 'strerror', None) or error}"[: limits.REASON_CHARACTERS_MAX]
         sizes = [volume.size for volume in self.volumes]
-        self._back(lambda: self.sink.room_made(effect, sizes, zeros, refusal, time.monotonic()))
+        return lambda: self.sink.room_made(effect, sizes, zeros, refusal, time.monotonic())
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self) -> Event:
         try:
             self.store.heard(time.time_ns())
             upto = self.store.checkpoint()
         except (OSError, PratimaError) as error:
-            self._failed("the replica's volume cannot be synced", error)
-            return
-        self._back(lambda: self.sink.checkpointed(upto, time.monotonic()))
+            return self._failed("the replica's volume cannot be synced", error)
+        return lambda: self.sink.checkpointed(upto, time.monotonic())
 
     # --- the end -------------------------------------------------------------------------------
 
@@ -332,8 +358,8 @@ class ReplicaGroup:
 
     def finish(self) -> None:
         """Off the loop, after ``begin_close``: let the jobs under way end, checkpoint, release."""
-        self._journal.shutdown(wait=True)
-        self._apply.shutdown(wait=True)
+        self._journal.finish()
+        self._apply.finish()
         if self.store.state.bound and not self.sink.failure:
             try:
                 self.store.checkpoint()

@@ -138,6 +138,9 @@ class SourceGroup:
     def _tick(self) -> None:
         now = time.monotonic()
         late = now - self._timer_at
+        # A loop that counts in milliseconds calls a little early. What is due is due then: else it
+        # would be asked for again at once, over and over.
+        now = max(now, self._timer_at)
         self._timer, self._timer_at = None, float("inf")
         if late > limits.LOOP_LAG_SECONDS_MAX:
             self._report(

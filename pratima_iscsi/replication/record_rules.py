@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from pratima_iscsi.blocks import BLOCK_BYTES, VOLUME_BYTES_MAX
 from pratima_iscsi.errors import RemoteProtocolError
 from pratima_iscsi.limits import VERIFY_BYTES_MAX
-from pratima_iscsi.operations import COUNTED, RecordKind
+from pratima_iscsi.operations import COUNTED, WRITE, RecordKind
 from pratima_iscsi.positions import NO_GENERATION
 from pratima_iscsi.records import Begin, End, GenerationBegin, Verify
 from pratima_iscsi.replication.wire import Entry
@@ -48,6 +48,19 @@ class Place(Protocol):
     @property
     def sequence(self) -> int:
         """The last counted record's."""
+
+
+def continues(entry: Entry, sequence: int, sizes: Sequence[int]) -> bool:
+    """Whether ``entry`` is a write that may stand right behind ``sequence``, in volumes of these
+    sizes, outside a transaction. Most records are one, and need no other rule; what is not one is
+    for ``check``."""
+    return (
+        entry.kind == WRITE
+        and entry.sequence == sequence + 1
+        and entry.volume < len(sizes)
+        and 0 < entry.length <= sizes[entry.volume] - entry.offset
+        and not entry.offset % _SECTOR
+    )
 
 
 def check(entry: Entry, place: Place, generation: int) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from pratima_iscsi import limits
 from pratima_iscsi.errors import RemoteProtocolError
-from pratima_iscsi.operations import Buffer, RecordKind
+from pratima_iscsi.operations import RecordKind
 from pratima_iscsi.positions import ORIGIN
 from pratima_iscsi.replication.commit_pace import CommitPace
 from pratima_iscsi.replication.messages import (
@@ -32,7 +32,7 @@ from pratima_iscsi.replication.messages import (
     Welcome,
 )
 from pratima_iscsi.replication.record_rules import may_have
-from pratima_iscsi.replication.standing import Standing, Walk
+from pratima_iscsi.replication.standing import CheckedFrame, Standing, Walk
 from pratima_iscsi.replication.wire import (
     PROTOCOL_VERSION,
     Batch,
@@ -72,7 +72,7 @@ class WriteJournal:
     """Append these frames (None: an empty unit) with ``mark``, then sync if asked to; answer with
     ``journal_written`` after the appends and ``journal_done`` at the end."""
 
-    frames: tuple[Buffer | None, ...]
+    frames: tuple[CheckedFrame | None, ...]
     mark: int
     sync: bool
     wanted: bool
@@ -131,16 +131,6 @@ class _Unit:
     commit_now: bool
 
 
-@dataclass(slots=True)
-class _Frame:
-    """A checked frame that is not in the journal file yet."""
-
-    frame: Buffer
-    standing: Standing
-    commit_now: bool
-    ack_now: bool
-
-
 class Sink:
     """One group at one replica. All times are the caller's monotonic seconds."""
 
@@ -155,7 +145,7 @@ class Sink:
         blank: bool = True,
         failure: str = "",
         new_nonce: Callable[[], bytes],
-        journal_room: Callable[[], int],
+        journal_room: Callable[[int], int],
         staging_room: Callable[[], int],
     ) -> None:
         self.standing = standing
@@ -180,13 +170,15 @@ class Sink:
         self.held = ""
         self.written = standing
         self.durable = standing
-        self.waiting: deque[_Frame] = deque()
+        self.waiting: deque[CheckedFrame] = deque()
         """Checked and not yet in the journal; bounded by the credit."""
         self.waiting_bytes = 0
         self.units: deque[_Unit] = deque()
         """In the journal file and not synced; bounded by COMMIT_BYTES and one job."""
         self.unsynced_bytes = 0
         self.unsynced_at = 0.0
+        self.synced_at = 0.0
+        """When the journal was last synced."""
         self._pace = CommitPace()
         self.unacknowledged_bytes = 0
         """Of frames that are RECEIVED since the last acknowledgement."""
@@ -402,22 +394,20 @@ class Sink:
             if session is None or nonce != session.nonce or user != session.user:
                 self.dropped_frames += 1
                 return
-            batch = decode_batch(frame)
-            standing = self._check(batch, session)
+            checked = self._check(decode_batch(frame), session)
         except RemoteProtocolError as error:
             self.dropped_frames += 1
             if session is not None:
                 self.close(str(error))
             return
         session.heard_at = self.heard_at = now
-        self.standing = standing
-        header = batch.header
-        self.waiting.append(_Frame(frame, standing, header.commit_now, header.ack_now))
+        self.standing = checked.after
+        self.waiting.append(checked)
         self.waiting_bytes += len(frame)
         self._schedule(now)
 
-    def _check(self, batch: Batch, session: _Session) -> Standing:
-        """The standing after ``batch``; raises RemoteProtocolError for what must not be taken."""
+    def _check(self, batch: Batch, session: _Session) -> CheckedFrame:
+        """``batch`` checked; raises RemoteProtocolError for what must not be taken."""
         header, before = batch.header, self.standing
         if header.group != before.group or header.incarnation != session.incarnation:
             raise RemoteProtocolError("frame of another group or incarnation")
@@ -432,7 +422,7 @@ class Sink:
         walk = Walk(before, header.generation, self.capacities)
         for entry in batch.entries:
             walk.take(entry)
-        return walk.standing(header.incarnation, batch.last_n)
+        return walk.checked(batch)
 
     # --- journal -------------------------------------------------------------------------------
 
@@ -446,42 +436,52 @@ class Sink:
 
     def _next_journal_job(self, now: float) -> None:
         frames = self._frames_with_room()
-        commit = any(frame.commit_now for frame in frames)
+        commit = any(frame.header.commit_now for frame in frames)
         commit = commit or any(unit.commit_now for unit in self.units)
         size = self.unsynced_bytes + sum(len(frame.frame) for frame in frames)
         waited = self.units and now - self.unsynced_at >= self._pace.delay
         sync = bool(commit or waited or size >= limits.COMMIT_BYTES or self.greeting)
         if frames:
-            self._write(tuple(frame.frame for frame in frames), frames, sync, now)
+            self._write(frames, sync, now)
         elif self.units:
             if sync:
-                self._write((), (), True, now)
+                self._write((), True, now)
         elif self.greeting is not None:
             if not self.binding:
                 self._answer(now)
-        elif self.durable_index > self.applicable_index and self._behind_mark():
-            # Idle: a small unit carries the mark, so that the last group can be applied.
-            self._write((None,), (), True, now)
+        elif self._behind_mark() and (self.waiting or now >= self._mark_at()):
+            # Idle, or full: a small unit carries the mark, so that the last group can be applied.
+            self._write((None,), True, now)
 
     def _behind_mark(self) -> bool:
         """Whether a frame is durable that no durable mark covers; an empty unit needs none."""
-        return self.last_frame_index > self.applicable_index
+        return self.durable_index > self.applicable_index < self.last_frame_index
 
-    def _frames_with_room(self) -> list[_Frame]:
-        room = self.journal_room() - limits.JOURNAL_RESERVE_BYTES
-        frames: list[_Frame] = []
+    def _mark_at(self) -> float:
+        """When a mark goes alone: until then the next frame may bring it."""
+        return self.synced_at + limits.MARK_SECONDS
+
+    def _frames_with_room(self) -> list[CheckedFrame]:
+        frames: list[CheckedFrame] = []
+        room = self._room_for_waiting() if self.waiting else 0
         size = 0
         while self.waiting and size < limits.COMMIT_BYTES:
-            size += len(self.waiting[0].frame) + limits.JOURNAL_UNIT_BYTES
+            frame_bytes = len(self.waiting[0].frame)
+            size += frame_bytes + limits.JOURNAL_UNIT_BYTES
             if size > room:
                 break
             frames.append(self.waiting.popleft())
-            self.waiting_bytes -= len(frames[-1].frame)
+            self.waiting_bytes -= frame_bytes
         if self.waiting and not frames:
             self._hold("the replica's journal is full: it waits for its volumes")
         elif self.held and not self.waiting and self.retry_apply_at == 0.0:
             self._hold("")
         return frames
+
+    def _room_for_waiting(self) -> int:
+        units = len(self.waiting) * limits.JOURNAL_UNIT_BYTES
+        wanted = self.waiting_bytes + units + limits.JOURNAL_RESERVE_BYTES
+        return self.journal_room(wanted) - limits.JOURNAL_RESERVE_BYTES
 
     def _hold(self, reason: str) -> None:
         if reason != self.held:
@@ -489,32 +489,27 @@ class Sink:
             self.effects.append(Notice("held", reason or "goes on", alarm=bool(reason)))
             self._acknowledge()
 
-    def _write(
-        self,
-        frames: tuple[Buffer | None, ...],
-        taken: Sequence[_Frame],
-        sync: bool,
-        now: float,
-    ) -> None:
+    def _write(self, frames: Sequence[CheckedFrame | None], sync: bool, now: float) -> None:
         self.journal_busy = True
         mark = self.durable_index
         before = self.unsynced_bytes
         if not self.units:
             self.unsynced_at = now
-        for frame in taken:
+        self._ack_when_written = False
+        for frame in frames:
             self.last_index += 1
+            if frame is None:
+                self.units.append(_Unit(self.last_index, self.written, 0, mark, True))
+                continue
             self.last_frame_index = self.last_index
-            size = len(frame.frame)
+            header, size = frame.header, len(frame.frame)
             self.unsynced_bytes += size
-            self.units.append(_Unit(self.last_index, frame.standing, size, mark, frame.commit_now))
-        if frames == (None,):
-            self.last_index += 1
-            self.units.append(_Unit(self.last_index, self.written, 0, mark, True))
+            self.units.append(_Unit(self.last_index, frame.after, size, mark, header.commit_now))
+            self._ack_when_written = self._ack_when_written or header.ack_now
         self._writing_bytes = self.unsynced_bytes - before
-        self._ack_when_written = any(frame.ack_now for frame in taken)
         if sync:
             self._pace.begin(now)
-        self.effects.append(WriteJournal(frames, mark, sync, self._owes_ack()))
+        self.effects.append(WriteJournal(tuple(frames), mark, sync, self._owes_ack()))
 
     def journal_written(self, now: float) -> None:
         """The frames of the job are in the journal file: RECEIVED."""
@@ -536,6 +531,7 @@ class Sink:
         self.journal_busy = False
         self._pace.end(now)
         if synced and self.units:
+            self.synced_at = now
             last = self.units[-1]
             self.durable, self.durable_index = last.standing, last.index
             self.applicable_index = max(unit.mark for unit in self.units)
@@ -642,6 +638,8 @@ class Sink:
             due = min(due, self.ack_at)
         if self.units and not self.journal_busy:
             due = min(due, self.unsynced_at + self._pace.delay)
+        elif self._behind_mark() and not self.journal_busy and self.greeting is None:
+            due = min(due, self._mark_at())
         if self.applied_index > self.checkpointed_index and not self.apply_busy:
             due = min(due, max(self.checkpoint_at + limits.CHECKPOINT_SECONDS, self.retry_apply_at))
         if self.retry_apply_at > now:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from pratima_iscsi.operations import COUNTED, RecordKind
+from pratima_iscsi.operations import COUNTED, Buffer, RecordKind
 from pratima_iscsi.positions import ORIGIN, History
 from pratima_iscsi.records import (
     NO_HISTORY,
@@ -17,8 +17,8 @@ from pratima_iscsi.records import (
     next_history,
     seed_history,
 )
-from pratima_iscsi.replication.record_rules import check
-from pratima_iscsi.replication.wire import Entry
+from pratima_iscsi.replication.record_rules import check, continues
+from pratima_iscsi.replication.wire import Batch, BatchHeader, Entry
 
 _NOTHING_WRITTEN: Final = History(ORIGIN)
 
@@ -47,6 +47,19 @@ class Standing:
         return self.group != bytes(16)
 
 
+@dataclass(frozen=True, slots=True)
+class CheckedFrame:
+    """A frame that may be taken, and where the replica stands after it."""
+
+    header: BatchHeader
+    frame: Buffer
+    writes: Sequence[Entry]
+    """Its records, if it holds nothing but writes outside a transaction; else none."""
+    before: bytes
+    """History digest of the place where it was checked: it may follow nothing else."""
+    after: Standing
+
+
 class Walk:
     """Walks a frame's entries from one standing to the next (a Place of the record rules)."""
 
@@ -64,9 +77,17 @@ class Walk:
         self.transaction = before.transaction
         self.direct = before.direct
         self.ended = before.ended
+        self.plain = self.consistent and not self.transaction and of == self.generation
+        """Whether nothing but plain writes was walked over."""
 
     def take(self, entry: Entry) -> None:
         """Walk over one record. Raises RemoteProtocolError for one that may not stand here."""
+        if self.plain:
+            if continues(entry, self.sequence, self.sizes):
+                self.sequence += 1
+                self.digest = next_history(self.digest, entry.entry, entry.payload)
+                return
+            self.plain = False
         check(entry, self, self.of)
         kind = entry.kind
         if kind in COUNTED:
@@ -103,8 +124,13 @@ class Walk:
         self.ended, self.transaction, self.direct = end.transaction, 0, False
         self.consistent = True
 
-    def standing(self, incarnation: int, n: int) -> Standing:
-        """Where the replica stands after what was taken."""
+    def checked(self, batch: Batch) -> CheckedFrame:
+        """``batch``, all of which was taken, and where the replica stands after it."""
+        after = self._standing(batch.header.incarnation, batch.last_n)
+        writes = batch.entries if self.plain else ()
+        return CheckedFrame(batch.header, batch.frame, writes, self.before.digest, after)
+
+    def _standing(self, incarnation: int, n: int) -> Standing:
         return replace(
             self.before,
             consistent=self.consistent,

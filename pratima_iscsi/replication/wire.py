@@ -7,7 +7,7 @@ never guesses; it checks every length before it looks further and raises RemoteP
 """
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -80,7 +80,7 @@ class Batch:
 
     header: BatchHeader
     frame: Buffer
-    entries: tuple[Entry, ...]
+    entries: Sequence[Entry]
 
     @property
     def last_n(self) -> int:
@@ -152,10 +152,11 @@ def decode_batch(frame: memoryview) -> Batch:
         bool(flags & ACK_NOW),
     )
     table = bytes(frame[HEADER.size : table_end])
-    return Batch(header, frame, tuple(_entries(table, body[table_end:])))
+    return Batch(header, frame, _entries(table, body[table_end:]))
 
 
-def _entries(table: bytes, payloads: memoryview) -> Iterator[Entry]:
+def _entries(table: bytes, payloads: memoryview) -> list[Entry]:
+    entries: list[Entry] = []
     at = start = 0
     room = len(payloads)
     for fields in ENTRY.iter_unpack(table):
@@ -165,11 +166,12 @@ def _entries(table: bytes, payloads: memoryview) -> Iterator[Entry]:
             _check_entry(fields)
         if size > room - at or offset + length > 1 << 63:
             raise RemoteProtocolError("record beyond its frame")
-        yield Entry(table[start : start + ENTRY.size], fields, payloads[at : at + size])
+        entries.append(Entry(table[start : start + ENTRY.size], fields, payloads[at : at + size]))
         at += size
         start += ENTRY.size
     if at != room:
         raise RemoteProtocolError("payload bytes that no record owns")
+    return entries
 
 
 def _check_entry(fields: tuple[int, ...]) -> None:

@@ -187,6 +187,22 @@ MUTANTS: Final = (
         "power",
     ),
     Mutant(
+        "the last write of a unit in memory is not applied",
+        "what is applied is what the journal holds",
+        _APPLY,
+        "for entry in unit.writes:",
+        "for entry in unit.writes[:-1]:",
+        "power",
+    ),
+    Mutant(
+        "an idle stream writes no mark",
+        "PROTOCOL 14: the last group is applied too",
+        _SINK,
+        "elif self._behind_mark() and (self.waiting or now >= self._mark_at()):",
+        "elif self._behind_mark() and self.waiting:",
+        "scenario test_marks.test_the_last_group_of_an_idle_stream_is_applied",
+    ),
+    Mutant(
         "a gap is accepted",
         "PROTOCOL 20: a gap ends the session",
         _SINK,

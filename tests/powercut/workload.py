@@ -16,7 +16,7 @@ from random import Random
 
 from msgspec.structs import replace
 
-from pratima_iscsi.blocks import BLOCK_BYTES, block_count
+from pratima_iscsi.blocks import BLOCK_BYTES, VOLUME_BYTES_MAX, block_count
 from pratima_iscsi.edges.journal import unit_bytes
 from pratima_iscsi.edges.replica_state import ReplicaState
 from pratima_iscsi.edges.replica_store import ReplicaStore
@@ -33,13 +33,16 @@ from pratima_iscsi.records import (
     next_history,
     seed_history,
 )
+from pratima_iscsi.replication.standing import Standing
 from pratima_iscsi.replication.wire import BatchHeader
 from tests.simulation.disk import SimDisk
-from tests.support.frames import frame_of
+from tests.support.frames import checked_frame, frame_of
 
 GROUP = bytes(range(16))
 NODE = b"n" * 16
+INCARNATION = 77
 SIZES = (12 * BLOCK_BYTES, 5 * BLOCK_BYTES + 1536)
+CAPACITIES = (VOLUME_BYTES_MAX,) * len(SIZES)
 SEGMENT_BYTES = 24 * 1024
 FRAME_BYTES = 8 * 1024
 MARK_BYTES = 512
@@ -74,6 +77,21 @@ class Model:
             self.history = self.history.at(self.history.position.sequence + 1)
             assert record.sequence == self.history.position.sequence
             self.digest = next_history(self.digest, record.entry, record.payload)
+
+    def standing(self) -> Standing:
+        """The same as a replica's core sees it."""
+        return Standing(
+            group=GROUP,
+            consistent=self.consistent,
+            history=self.history,
+            digest=self.digest,
+            incarnation=INCARNATION,
+            n=self.n,
+            transaction=self.transaction,
+            direct=self.direct,
+            ended=self.ended,
+            sizes=tuple(map(len, self.volumes)),
+        )
 
     def agrees(self, state: ReplicaState) -> None:
         """Assert that ``state`` is the model's."""
@@ -142,7 +160,7 @@ class Frames:
             if full or records[-1].kind == RecordKind.END:
                 break
         model.n += len(records)
-        header = BatchHeader(GROUP, b"s" * 16, 77, first_n, generation)
+        header = BatchHeader(GROUP, b"s" * 16, INCARNATION, first_n, generation)
         return frame_of(header, records)
 
     def _record(self) -> Record:
@@ -389,7 +407,10 @@ class Workload:
         index = self.last + 1
         before = self.models[self.last]
         self.models[index] = before if frame is None else self.frames.model
-        assert self.store.append(frame, self.store.durable) == index
+        # Every other frame is kept in memory, as a replica's are, and the others are read back.
+        keep = frame is not None and index % 2
+        taken = checked_frame(frame, before.standing(), CAPACITIES) if keep else frame
+        assert self.store.append(taken, self.store.durable) == index
         self.last = index
 
     def make_room(self) -> None:

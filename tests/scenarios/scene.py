@@ -40,6 +40,7 @@ class Scene(Simulation):
                 slow=slow,
             ),
         )
+        self.source.no_room = 0.0
         self.done: list[Operation] = []
 
     def synced(self) -> "Scene":

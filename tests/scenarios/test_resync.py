@@ -382,7 +382,7 @@ def test_one_unreadable_block_keeps_the_link_resyncing_and_is_named() -> None:
 def test_a_full_journal_holds_the_source_within_the_same_session_and_loses_nothing() -> None:
     scene = Scene(blocks=64).synced()
     session, room = scene.link.session, scene.replica.sink.journal_room
-    scene.replica.sink.journal_room = lambda: 0
+    scene.replica.sink.journal_room = lambda wanted: 0
     for at in range(0, 64, 8):
         scene.write(at, 8)
     scene.rest(limits.STALL_SECONDS + 2.0)

@@ -22,6 +22,8 @@ from tests.simulation.timers import Restless
 from tests.simulation.world import Node, World
 
 SEGMENTS = 6
+KEPT_BYTES = (1 << 20, 0, 16 << 10)
+"""Of frames kept until they are applied, one after the other as lives go by."""
 PEER = b"source"
 
 
@@ -104,6 +106,7 @@ class ReplicaNode(Node):
             journal_bytes=SEGMENTS * self.segment_bytes,
             staging_bytes=self.staging_bytes,
             reserve_bytes=0,
+            kept_bytes=KEPT_BYTES[self.recoveries % len(KEPT_BYTES)],
             clock=lambda: int(self.world.now * 1e9),
             random_bytes=self.world.rng.randbytes,
         )
@@ -278,10 +281,10 @@ class ReplicaNode(Node):
 
     def _write_journal(self, effect: sk.WriteJournal) -> None:
         try:
-            for frame in effect.frames:
-                index = self.store.append(frame, effect.mark)
-                if frame is not None:
-                    self.frames[index] = frame
+            for taken in effect.frames:
+                index = self.store.append(taken, effect.mark)
+                if taken is not None:
+                    self.frames[index] = taken.frame
         except OSError as error:
             self._failed("the journal cannot be written", error)
             return

@@ -115,6 +115,8 @@ class SourceNode(Node):
         self.restless = Restless()
         self.read_seconds = 0.003
         """What a read off the loop takes, about."""
+        self.no_room = 0.05
+        """How likely a growth finds no room."""
         self.cold = False
         """Whether the page cache holds nothing that a closing sweep looks for."""
         self.fail_writes = 0
@@ -375,7 +377,7 @@ class SourceNode(Node):
         try:
             file = self.files[effect.volume]
             zeros = make_room(file, len(self.images[effect.volume]), effect.size)
-            if self.world.chance(0.05):
+            if self.world.chance(self.no_room):
                 raise OSError(errno.ENOSPC, "no room (injected)")
             volumes = [VolumeState(v.name, v.size) for v in backstore.options.volumes]
             volumes[effect.volume] = replace(volumes[effect.volume], size=effect.size)

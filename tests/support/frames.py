@@ -3,10 +3,20 @@
 from collections.abc import Sequence
 
 from pratima_iscsi.records import Record
-from pratima_iscsi.replication.wire import BatchHeader, encode_batch
+from pratima_iscsi.replication.standing import CheckedFrame, Standing, Walk
+from pratima_iscsi.replication.wire import BatchHeader, decode_batch, encode_batch
 
 
 def frame_of(header: BatchHeader, records: Sequence[Record]) -> bytearray:
     """The frame that carries ``records``."""
     entries = b"".join(record.entry for record in records)
     return encode_batch(header, entries, [record.payload for record in records])
+
+
+def checked_frame(frame: bytearray, before: Standing, capacities: Sequence[int]) -> CheckedFrame:
+    """``frame`` as a replica that stands at ``before`` takes it."""
+    batch = decode_batch(memoryview(frame))
+    walk = Walk(before, batch.header.generation, capacities)
+    for entry in batch.entries:
+        walk.take(entry)
+    return walk.checked(batch)

@@ -98,7 +98,7 @@ async def test_a_write_for_the_writers_thread_is_a_copy(volume: Volume) -> None:
     async with group_of(volume) as group:
         await written(group, bytearray(OLD))
         (local,) = group.volumes
-        local._slow_until = float("inf")
+        local._pace._slow_until = float("inf")
         await written(group, bytearray(NEW))
         assert volume.pread(len(NEW), 0) == NEW
 

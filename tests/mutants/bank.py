@@ -224,7 +224,7 @@ MUTANTS: Final = (
         _SPILL,
         "table=link.cover().serialize()",
         "table=link.table.serialize()",
-        "restarts",
+        "scenario test_restarts.test_a_clean_stop_carries_what_only_the_log_holds",
     ),
     Mutant(
         "writes go on before the degraded mark is on disk",

@@ -28,6 +28,20 @@ def test_a_clean_stop_carries_the_table_and_only_that_is_brought_over() -> None:
     scene.converge()
 
 
+def test_a_clean_stop_carries_what_only_the_log_holds() -> None:
+    scene = Scene().synced()
+    scene.network.partition()
+    scene.write_apart((3, 5, 9), 0.01)
+    assert len(scene.link.table) == 0
+    scene.source.stop()
+    scene.until(lambda: not scene.source.alive)
+    scene.network.heal()
+    scene.start_source(StopKind.CLEAN)
+    assert len(scene.link.table) == 3
+    scene.until(scene.converged)
+    scene.converge()
+
+
 def test_stopping_twice_spills_the_same() -> None:
     scene = Scene(blocks=64, log_bytes=64 * KIB).synced()
     scene.overflow()

@@ -4,7 +4,6 @@ import asyncio
 import resource
 import threading
 import time
-from types import SimpleNamespace
 
 import pytest
 
@@ -94,8 +93,8 @@ class Clock:
         monkeypatch.setattr(time, "monotonic", lambda: self.now)
         monkeypatch.setattr(resource, "getrusage", self._usage)
 
-    def _usage(self, who: int) -> SimpleNamespace:
-        return SimpleNamespace(ru_nvcsw=self.waits)
+    def _usage(self, who: int) -> resource.struct_rusage:
+        return resource.struct_rusage([0] * 14 + [self.waits, 0])
 
     def call(self, pace: InlinePace, seconds: float, waits: int) -> None:
         pace.begin(self.now)

@@ -291,7 +291,7 @@ class Journal:
         """
         with self._lock:
             capacity = self._segment_bytes - ALIGNMENT
-            rest = self._segment_bytes - self._live[-1].end if self._live else 0
+            rest = self._rest()
             if wanted <= rest:
                 return rest
             fresh = self._quota - len(self._live) - len(self._free)
@@ -308,8 +308,11 @@ class Journal:
     def is_prepared(self, size: int) -> bool:
         """Whether units of ``size`` bytes together fit without a segment being created, which takes
         a while; for the thread that appends."""
-        rest = self._segment_bytes - self._live[-1].end if self._live else 0
-        return size <= rest or bool(self._free)
+        return size <= self._rest() or bool(self._free)
+
+    def _rest(self) -> int:
+        """Bytes that the segment in use has left."""
+        return self._segment_bytes - self._live[-1].end if self._live else 0
 
     def used(self) -> int:
         """Bytes of the segments that are not released yet."""

@@ -419,10 +419,7 @@ class Sink:
         queued = self.waiting_bytes
         if queued and queued + len(batch.frame) > self.credit + limits.FRAME_BYTES_MAX:
             raise RemoteProtocolError("frames beyond the session's credit")
-        walk = Walk(before, header.generation, self.capacities)
-        for entry in batch.entries:
-            walk.take(entry)
-        return walk.checked(batch)
+        return Walk(before, header.generation, self.capacities).checked(batch)
 
     # --- journal -------------------------------------------------------------------------------
 

@@ -125,7 +125,9 @@ class Walk:
         self.consistent = True
 
     def checked(self, batch: Batch) -> CheckedFrame:
-        """``batch``, all of which was taken, and where the replica stands after it."""
+        """Walk over the whole of ``batch``. Raises RemoteProtocolError as ``take`` does."""
+        for entry in batch.entries:
+            self.take(entry)
         after = self._standing(batch.header.incarnation, batch.last_n)
         writes = batch.entries if self.plain else ()
         return CheckedFrame(batch.header, batch.frame, writes, self.before.digest, after)

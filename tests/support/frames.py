@@ -16,7 +16,4 @@ def frame_of(header: BatchHeader, records: Sequence[Record]) -> bytearray:
 def checked_frame(frame: bytearray, before: Standing, capacities: Sequence[int]) -> CheckedFrame:
     """``frame`` as a replica that stands at ``before`` takes it."""
     batch = decode_batch(memoryview(frame))
-    walk = Walk(before, batch.header.generation, capacities)
-    for entry in batch.entries:
-        walk.take(entry)
-    return walk.checked(batch)
+    return Walk(before, batch.header.generation, capacities).checked(batch)

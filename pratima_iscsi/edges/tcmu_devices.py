@@ -5,8 +5,9 @@ submits what the commands asked of the volumes), publish all answers, and tell t
 rule: a device that cannot be attached, or breaks, costs the others nothing; it is tried again.
 
 A process that stood still for long (it was stopped, or a disk held it) may find commands in a ring
-of which the kernel has told initiators meanwhile that they failed. So such a ring is reset before
-anything of it is executed.
+of which the kernel has told initiators meanwhile that they failed. So the clock is read after a
+ring was looked at and before anything of it is executed, and a ring with such commands is reset. A
+stop at any instruction is noticed: either what came during it was not seen, or the clock tells.
 """
 
 import asyncio
@@ -61,8 +62,6 @@ class TcmuDevices:
         self._events: KernelEvents | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._retry_seconds = TCMU_RETRY_SECONDS_MIN
-        self._beat = time.monotonic()
-        """When the loop was last known to turn."""
         self._closed = False
         self._complained: dict[int, str] = {}
         """What was last said of a device that could not be attached."""
@@ -122,22 +121,12 @@ class TcmuDevices:
             self._retry_seconds = TCMU_RETRY_SECONDS_MIN
             self.scan()
 
-    def beat(self) -> None:
-        """The loop turns. After it stood still, devices whose commands it kept too long are let go,
-        and attached again with a fresh ring."""
-        now = time.monotonic()
-        stood, self._beat = now - self._beat, now
-        if stood > TCMU_SCAN_SECONDS:
-            for device in list(self.devices.values()):
-                if stood > device.patience:
-                    self.lost(device, f"the process stood still for {stood:.0f} s", alarm=True)
-                    self._loop.call_soon(self.scan)
-
     def scan(self) -> None:
         """Attach what is there and wanted, let go what is not there any more, come again."""
-        self.beat()
         if self._closed:
             return
+        for device in list(self.devices.values()):
+            device.look()
         found = our_devices(self.places)
         for number, device in list(self.devices.items()):
             if found.get(number) != device.name:
@@ -227,6 +216,7 @@ class Device:
         with contextlib.ExitStack() as opened:
             opened.callback(self._file.close)
             self.ring = Ring(self._file.area, memory_barrier())
+            self.ring.look(time.monotonic())
             self.session = Session(self.ring, served.unit, self._wake)
             opened.callback(self.session.close)
             self._file.unblock()
@@ -243,6 +233,24 @@ class Device:
             return 0.0
 
     # --- the wheel -------------------------------------------------------------------------------
+
+    def look(self) -> bool:
+        """See what the ring holds; whether it may be executed. Else the device was let go, and is
+        attached again with a fresh ring."""
+        ring = self.ring
+        try:
+            ring.look(time.monotonic())
+        except RingError as error:
+            self._devices.lost(self, f"its ring is broken: {error}", alarm=True)
+            return False
+        if not ring.seen or not self.session.has_room:
+            return True
+        age = time.monotonic() - ring.since
+        if age <= TCMU_SCAN_SECONDS or age <= self.patience:
+            return True
+        self._devices.lost(self, f"a command may have lain in its ring for {age:.0f} s", alarm=True)
+        self._loop.call_soon(self._devices.scan)
+        return False
 
     def _readable(self) -> None:
         try:
@@ -264,7 +272,6 @@ class Device:
 
     def _turn(self) -> None:
         """Serve all that is there and answer it, round after round while more comes."""
-        self._devices.beat()
         if self.session.closed:
             return
         session, ring, drained = self.session, self.ring, self.served.drained
@@ -273,6 +280,8 @@ class Device:
             for _ in range(TCMU_ROUNDS_MAX):
                 if self._pause_began and ring.waiting:
                     self._pause_ends()
+                if not self.look():
+                    break
                 served = session.serve()
                 if served:
                     drained()

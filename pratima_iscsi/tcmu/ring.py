@@ -5,6 +5,9 @@ into. The kernel moves the head, we the tail. A response is written over the req
 (out-of-order completion): which command it answers is said by its id, not by its place. One rule:
 nothing that the ring holds is used before it is known to lie where it may, and what decides later
 (CDB, iovecs, places of entries) is private memory by then, for a response may overlay it.
+
+``take`` gives what the last ``look`` has seen and nothing newer, so that the age of a command has a
+bound that is known before it is executed: ``since``.
 """
 
 import enum
@@ -149,6 +152,8 @@ class Ring:
         self._published = self._parsed
         self._head = self._parsed
         """The head as it was last looked at, known to be a place in the ring."""
+        self._looked = self.since = 0.0
+        """When that was, and when the look before: what is seen and not taken came since then."""
         self._open: deque[int] = deque()
         """The entries that wait for an answer, one for each command: the place in the mapping, and
         in the low PLACE_BITS where the tail is to be when it is answered."""
@@ -164,23 +169,37 @@ class Ring:
         return self._words[HEAD_WORD] != self._parsed
 
     @property
+    def seen(self) -> bool:
+        """Whether ``take`` has something to give."""
+        return self._head != self._parsed
+
+    @property
     def outstanding(self) -> int:
         """Commands that were taken out and not answered."""
         return len(self._open)
 
     # --- requests --------------------------------------------------------------------------------
 
+    def look(self, now: float) -> None:
+        """See what the kernel has put in, once all that was seen before is taken. Raises RingError.
+
+        ``now`` was read from the clock before this call.
+        """
+        if self._head != self._parsed:
+            return
+        self.since, self._looked = self._looked, now
+        head = self._words[HEAD_WORD]
+        if head != self._head:
+            self._barrier()
+            self._head = self._place(head, "head")
+
     def take(self) -> Request | TaskManagement | None:
-        """The next entry; None when there is none. Raises RingError."""
-        words = self._words
+        """The next entry that was seen; None when there is none. Raises RingError."""
+        words, head = self._words, self._head
         while True:
-            head = words[HEAD_WORD]
             parsed = self._parsed
             if head == parsed:
                 return None
-            self._barrier()
-            if head != self._head:
-                self._head = self._place(head, "head")
             at = self._start + parsed
             word = words[at >> 2]
             operation = word & OPERATION_MASK

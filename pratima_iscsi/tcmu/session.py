@@ -88,14 +88,16 @@ class Session(Nexus):
         # Initiators are told of a power-on by the kernel, each of them; all we could tell is one.
         unit.attentions.withdraw(self, POWER_ON_OR_RESET)
 
-    def serve(self) -> bool:
-        """Execute what the ring holds, as much as may be under way at once; whether there was any.
+    @property
+    def has_room(self) -> bool:
+        """Whether one more command may be under way."""
+        return len(self.commands) < TCMU_COMMANDS_MAX
 
-        Raises RingError.
+    def serve(self) -> bool:
+        """Execute what was seen in the ring, as much as may be under way at once; whether there was
+        any. Raises RingError.
         """
         ring, commands = self.ring, self.commands
-        if not ring.waiting:
-            return False
         served = False
         while len(commands) < TCMU_COMMANDS_MAX:
             found = ring.take()

@@ -25,7 +25,7 @@ def ring(data: bytes) -> None:
             if not reader.left:
                 break
             _step(reader, lab)
-        lab.session.serve()
+        lab.serve()
         lab.storage.complete()
         if not lab.session.ring.waiting:
             assert not lab.session.commands
@@ -36,7 +36,7 @@ def _step(reader: Reader, lab: Lab) -> None:
     kernel = lab.kernel
     kind = reader.number()
     if kind & 3 == 0:
-        lab.session.serve()
+        lab.serve()
     elif kind & 3 == 1:
         lab.storage.complete(1 + (kind >> 2))
         if lab.session.ring.unpublished:

@@ -41,7 +41,7 @@ def test_every_command_is_answered_once_with_its_own_bytes(steps, features, shuf
     def execute() -> None:
         """What is in the ring takes effect on the model when it is taken out, in its order."""
         before = set(kernel.commands)
-        lab.session.serve()
+        lab.serve()
         for number in sorted(before - taken):
             lba, data, count = pending.pop(number, (0, None, 0))
             if data is not None:

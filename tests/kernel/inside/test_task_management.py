@@ -77,7 +77,7 @@ def test_what_the_kernel_gave_up_while_the_handler_was_frozen_is_never_executed(
             direct(disk, kept)
             with handler.frozen(), pytest.raises(OSError, match="Input/output error"):
                 direct(disk, given_up)
-            rig.until(lambda: "stood still" in handler.output(), 60, "the handler has noticed")
+            rig.until(lambda: "lain in its ring" in handler.output(), 60, "the handler has noticed")
             rig.wait_attached(handler.state, 1)
             assert direct(disk) == kept
             with handler.volumes[0].open("rb") as file:

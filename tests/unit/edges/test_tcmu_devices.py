@@ -11,9 +11,11 @@ import pytest
 from pratima_iscsi.edges import tcmu_devices
 from pratima_iscsi.edges.tcmu_devices import Device, ServedUnit, TcmuDevices
 from pratima_iscsi.edges.uio import Places
+from pratima_iscsi.limits import TCMU_COMMANDS_MAX
 from pratima_iscsi.scsi.logical_unit import LogicalUnit
 from pratima_iscsi.scsi.task import GOOD
 from pratima_iscsi.tcmu.names import DeviceName
+from pratima_iscsi.tcmu.ring import Ring
 from tests.support.memory_storage import MemoryStorage
 from tests.support.on_loop import on_loop
 from tests.support.tcmu_kernel import Answer, Kernel
@@ -22,6 +24,8 @@ from tests.unit.tcmu.lab import BLOCKS, read_10, write_10
 SERIAL = "5" * 32
 NAME = DeviceName(0, "vol0", SERIAL)
 TURNS = 200
+SYNCHRONIZE = bytes([0x35]) + bytes(9)
+LAIN_FOR_31_SECONDS = "device vol0: a command may have lain in its ring for 31 s"
 
 
 class FakeDevice:
@@ -34,7 +38,7 @@ class FakeDevice:
         if FakeDevice.failing is not None:
             raise FakeDevice.failing
         self.name = name
-        self.kernel = Kernel()
+        self.kernel = Kernel(ring_bytes=65536 - 128)
         self.area = self.kernel.view
         self.fd = os.eventfd(0, os.EFD_NONBLOCK)
         self.blocked = True
@@ -103,6 +107,12 @@ class Bench:
     async def answers(self, *numbers: int) -> list[Answer]:
         await until(lambda: all(number in self.file.kernel.answers for number in numbers))
         return [self.file.kernel.answers[number] for number in numbers]
+
+
+def ring_of(bench: Bench) -> Ring:
+    """The ring of its only device."""
+    (device,) = bench.devices.devices.values()
+    return device.ring
 
 
 async def until(predicate: Callable[[], bool]) -> None:
@@ -326,12 +336,69 @@ async def test_what_lay_in_the_ring_while_the_process_stood_still_is_not_execute
     bench = Bench(monkeypatch)
     stale = bench.file
     stale.send(write_10(0, 1), data=b"z" * 512)
-    bench.devices._beat -= 31
+    ring_of(bench)._looked -= 31
     await until(lambda: bench.file is not stale)
     assert not bench.storage.calls
-    assert ("detached", "device vol0: the process stood still for 31 s", True) in bench.reports
+    assert ("detached", LAIN_FOR_31_SECONDS, True) in bench.reports
     (answer,) = await bench.answers(bench.file.send(bytes(6)))
     assert answer.status == GOOD
+    await bench.devices.close()
+
+
+@on_loop
+async def test_a_stop_while_the_ring_is_looked_at_is_noticed_before_anything_is_executed(
+    monkeypatch: pytest.MonkeyPatch, two_processors: None
+) -> None:
+    bench, device = with_a_command(monkeypatch)
+    stale = bench.file
+    device._polling._looked, device._polling._slept = 0.001, 0.004
+    clock = Clock(stale.kernel, set())
+    sent_at = 10
+
+    def stopped() -> float:
+        now = clock()
+        if clock.looks == sent_at:
+            stale.kernel.send(write_10(0, 1), data=b"z" * 512)
+        return now + 31 * (clock.looks > sent_at)
+
+    monkeypatch.setattr(tcmu_devices.time, "monotonic", stopped)
+    ring_of(bench).look(clock())
+    device._turn()
+    monkeypatch.undo()
+    assert len(stale.kernel.answers) == 1, "the command before the stop"
+    assert not bench.storage.calls
+    assert ("detached", LAIN_FOR_31_SECONDS, True) in bench.reports
+
+
+@on_loop
+async def test_a_ring_that_lay_empty_while_the_process_stood_still_is_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(monkeypatch)
+    ring_of(bench)._looked -= 31
+    bench.devices.scan()
+    (answer,) = await bench.answers(bench.file.send(bytes(6)))
+    assert answer.status == GOOD
+    assert [event for event, _, _ in bench.reports] == ["attached"]
+    await bench.devices.close()
+
+
+@on_loop
+async def test_what_waits_for_a_slow_volume_for_too_long_is_sent_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(monkeypatch, deferred=True)
+    slow = bench.file
+    for _ in range(TCMU_COMMANDS_MAX + 1):
+        slow.send(SYNCHRONIZE)
+    await until(lambda: bench.storage.waiting == TCMU_COMMANDS_MAX)
+    ring_of(bench).since -= 31
+    bench.devices.scan()
+    assert bench.file is slow, "nothing can be executed now"
+    bench.storage.complete(1)
+    await until(lambda: bench.file is not slow)
+    assert ("detached", LAIN_FOR_31_SECONDS, True) in bench.reports
+    bench.storage.complete()
     await bench.devices.close()
 
 

@@ -30,9 +30,14 @@ class Lab:
     def _wake(self) -> None:
         self.woken += 1
 
+    def serve(self) -> None:
+        """Execute what is in the ring."""
+        self.session.ring.look(0.0)
+        self.session.serve()
+
     def turn(self) -> dict[int, Answer]:
         """What the edge does with one wake-up, and the kernel with what it is told."""
-        self.session.serve()
+        self.serve()
         return self.publish()
 
     def publish(self) -> dict[int, Answer]:

@@ -5,11 +5,17 @@ import struct
 import pytest
 
 from pratima_iscsi.tcmu import ring as layout
-from pratima_iscsi.tcmu.ring import Request, Ring, RingError
+from pratima_iscsi.tcmu.ring import Request, Ring, RingError, TaskManagement
 from tests.support.tcmu_kernel import Kernel
 from tests.unit.tcmu.lab import read_10
 
 ENTRY = layout.MAILBOX_BYTES
+
+
+def taken(ring: Ring) -> Request | TaskManagement | None:
+    """The next entry, whenever it came."""
+    ring.look(0.0)
+    return ring.take()
 
 
 def ring_with_a_read() -> tuple[Kernel, Ring]:
@@ -18,14 +24,31 @@ def ring_with_a_read() -> tuple[Kernel, Ring]:
     return kernel, Ring(kernel.view)
 
 
+def test_what_came_after_the_look_is_not_taken_and_what_did_has_a_bound_for_its_age() -> None:
+    kernel, ring = ring_with_a_read()
+    ring.look(7.0)
+    later = kernel.send(read_10(0, 16), expect=8192)
+    assert isinstance(ring.take(), Request)
+    assert ring.take() is None and not ring.seen and ring.waiting
+    ring.look(9.0)
+    assert ring.since == 7.0
+    ring.look(11.0)
+    assert ring.since == 7.0, "what is seen and not taken grows older"
+    found = ring.take()
+    assert isinstance(found, Request) and found.id == later
+    ring.look(12.0)
+    ring.look(13.0)
+    assert ring.since == 12.0 and not ring.seen
+
+
 def test_a_command_is_private_before_its_entry_is_overlaid() -> None:
     kernel, ring = ring_with_a_read()
-    found = ring.take()
+    found = taken(ring)
     assert isinstance(found, Request)
     kernel.area[ENTRY + 8 : ENTRY + 128] = bytes(120)
     assert found.cdb == read_10(0, 16).ljust(16, b"\0")
     assert found.iovecs == ((kernel.data_start, 8192),)
-    assert ring.take() is None
+    assert taken(ring) is None
 
 
 @pytest.mark.parametrize(
@@ -60,7 +83,7 @@ def test_a_hostile_entry_is_refused(offset: int, form: str, value: int, problem:
     kernel.area[ENTRY + 120 : ENTRY + 128] = b"\x28" * 8 if "a CDB" in problem else bytes(8)
     struct.pack_into(form, kernel.area, ENTRY + offset, value)
     with pytest.raises(RingError, match=problem):
-        ring.take()
+        taken(ring)
 
 
 @pytest.mark.parametrize("head", [4, 4096 - 128, 0xFFFFFFF8])
@@ -68,7 +91,7 @@ def test_a_head_outside_of_the_ring_is_refused(head: int) -> None:
     kernel, ring = ring_with_a_read()
     kernel.head = head
     with pytest.raises(RingError, match="the head is at"):
-        ring.take()
+        taken(ring)
 
 
 @pytest.mark.parametrize(
@@ -102,10 +125,10 @@ def test_a_variable_length_cdb_is_as_long_as_it_says_within_its_entry() -> None:
     kernel = Kernel()
     cdb = bytes([0x7F, *bytes(6), 24, *range(24)])
     kernel.send(cdb)
-    found = Ring(kernel.view).take()
+    found = taken(Ring(kernel.view))
     assert isinstance(found, Request)
     assert found.cdb == cdb
     kernel = Kernel()
     kernel.send(bytes([0x7F, *bytes(6), 0xF0, *range(24)]))
     with pytest.raises(RingError, match="a CDB of 248 bytes"):
-        Ring(kernel.view).take()
+        taken(Ring(kernel.view))

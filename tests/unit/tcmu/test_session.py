@@ -45,7 +45,7 @@ def test_a_long_transfer_in_one_piece_is_read_and_written_where_it_lies() -> Non
     assert len(lab.kernel.commands[number].iovecs) == 1
     assert lab.turn()[number].status == GOOD
     number = lab.kernel.send(read_10(3, 64), expect=len(data))
-    lab.session.serve()
+    lab.serve()
     ((place, size),) = lab.kernel.commands[number].iovecs
     assert bytes(lab.kernel.area[place : place + size]) == data
     assert lab.publish()[number].data == data
@@ -63,7 +63,7 @@ def test_a_long_transfer_that_is_not_what_the_cdb_says_is_not_read_in_place() ->
 def test_a_batch_is_one_store_of_the_tail() -> None:
     lab = Lab()
     numbers = [lab.kernel.send(read_10(lba, 1), expect=512) for lba in range(8)]
-    lab.session.serve()
+    lab.serve()
     assert lab.kernel.tail == 0
     assert set(lab.publish()) == set(numbers)
     assert not lab.session.ring.unpublished
@@ -175,7 +175,7 @@ def test_the_ring_s_commands_wait_there_when_enough_are_under_way() -> None:
     assert lab.storage.waiting == TCMU_COMMANDS_MAX
     lab.storage.complete()
     assert len(lab.publish()) == TCMU_COMMANDS_MAX
-    lab.session.serve()
+    lab.serve()
     lab.storage.complete()
     assert set(lab.publish()) == set(numbers[-more:])
 
@@ -213,7 +213,7 @@ def test_a_reset_ends_what_it_lists_lifts_write_protection_and_tells_no_power_on
     lab.kernel.notify(LUN_RESET, [*numbers, 999])
     lab.turn()
     later = lab.kernel.send(write_10(0, 1), data=b"f" * 512)
-    lab.session.serve()
+    lab.serve()
     lab.storage.complete()
     answers = lab.publish()
     assert {answers.pop(number).status for number in numbers} == {TASK_ABORTED}

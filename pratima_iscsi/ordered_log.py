@@ -32,8 +32,8 @@ class OrderedLog:
 
     Where every link streams and none is waited for, writes first stand in the log's *tail*, as they
     were admitted. When a frame is due, an only link takes them from there: they never become
-    records. Whoever looks at a queue's unsent records, or at the digest, makes the tail records
-    first, so that it is seen nowhere else.
+    records. Queues count the tail with what is unsent. Whoever looks at a queue's unsent records,
+    or at the digest, makes the tail records first, so that it is seen nowhere else.
     """
 
     __slots__ = (
@@ -212,15 +212,31 @@ class LinkQueue:
         return self._unsent
 
     @property
+    def unsent_count(self) -> int:
+        """How many there are, and will be of the log's tail."""
+        return len(self._unsent) + len(self.log.tail)
+
+    @property
     def unsent_bytes(self) -> int:
         """Bytes that they count for."""
-        if self.log.tail:
-            self.log.seal()
-        return self._unsent_bytes
+        return self._unsent_bytes + self.log.tail_bytes
+
+    @property
+    def first_cost(self) -> int:
+        """Bytes that the first of them counts for; 0: there is none."""
+        if self._unsent:
+            return self._unsent[0].cost
+        tail = self.log.tail
+        return len(tail[0].payload) + RECORD_OVERHEAD_BYTES if tail else 0
+
+    @property
+    def waits_since(self) -> float:
+        """When the first of them came, or the last batch was sent before it."""
+        return self.unsent_at if self._unsent else self.log.tail_at
 
     @property
     def has_backlog(self) -> bool:
-        """Whether there are unsent records beside the log's tail, which stays as it is."""
+        """Whether there are unsent records beside the log's tail."""
         return bool(self._unsent)
 
     @property
@@ -252,7 +268,7 @@ class LinkQueue:
         return self.sent_entries + self.unsent_entries
 
     def __len__(self) -> int:
-        return self.sent_count + len(self.unsent)
+        return self.sent_count + self.unsent_count
 
     @property
     def bytes(self) -> int:
@@ -267,7 +283,7 @@ class LinkQueue:
     @property
     def end_n(self) -> int:
         """Link sequence of the next record to be appended."""
-        return self.next_n + len(self.unsent)
+        return self.next_n + self.unsent_count
 
     def append(self, record: Record, now: float = 0.0) -> None:
         """Queue ``record``; the log has room for it, or it is the link's own mark."""
@@ -302,9 +318,9 @@ class LinkQueue:
         (``bytes_max`` of payload, or one longer record).
 
         A GENERATION record only ever stands first in a batch, and END last, so that the header's
-        generation holds for all of it.
+        generation holds for all of it. The log's tail stays as it is where there are records.
         """
-        first_n, unsent = self.next_n, self.unsent
+        first_n, unsent = self.next_n, self._unsent or self.unsent
         plain = not self.marks
         count = size = 0
         for record in islice(unsent, BATCH_RECORDS_MAX):

@@ -475,7 +475,7 @@ class Link(LinkCover):
         return (
             len(window.frames) < eager
             or queue.unsent_bytes >= window.batch_bytes
-            or now >= queue.unsent_at + limits.COALESCE_SECONDS
+            or now >= queue.waits_since + limits.COALESCE_SECONDS
         )
 
     def send(self, now: float, *, at_once: bool = False) -> None:
@@ -483,29 +483,16 @@ class Link(LinkCover):
         if self.connection is not Connection.OPEN or self.held:
             return
         queue, window = self.queue, self.window
-        if queue.sends_tail and self.transaction is None and self._send_tail(now, at_once=at_once):
-            return
-        while queue.unsent and (at_once or self._is_due(now)) and not window.is_full(queue):
-            first_n, generation, batch = queue.take_batch(window.batch_bytes)
-            self._send_batch(first_n, generation, batch, now)
-            queue.unsent_at = now
-
-    def _send_tail(self, now: float, *, at_once: bool) -> bool:
-        """Send what is due of the log's tail, where that is all that is unsent; False: the window
-        is full, and whoever waits for it stands in the queue."""
-        queue, window, log = self.queue, self.window, self.queue.log
-        while log.tail:
-            in_time = now < log.tail_at + limits.COALESCE_SECONDS
-            if in_time and log.tail_bytes < window.batch_bytes and not at_once:
-                break
-            first = len(log.tail[0].payload) + limits.RECORD_OVERHEAD_BYTES
-            if not window.holds(queue, max(min(log.tail_bytes, window.batch_bytes), first)):
-                return False
-            first_n, generation, batch = queue.take_tail(window.batch_bytes)
-            frame = self._send_batch(first_n, generation, batch, now)
-            batch.keep(payloads_of(frame, batch.count))
-            log.tail_at = now
-        return True
+        while queue.unsent_count and (at_once or self._is_due(now)) and not window.is_full(queue):
+            if queue.sends_tail and self.transaction is None:
+                first_n, generation, writes = queue.take_tail(window.batch_bytes)
+                frame = self._send_batch(first_n, generation, writes, now)
+                writes.keep(payloads_of(frame, writes.count))
+                queue.log.tail_at = now
+            else:
+                first_n, generation, batch = queue.take_batch(window.batch_bytes)
+                self._send_batch(first_n, generation, batch, now)
+                queue.unsent_at = now
 
     def _send_batch(self, first_n: int, generation: int, batch: SentBatch, now: float) -> bytearray:
         """Send one batch of the queue's: its frame."""

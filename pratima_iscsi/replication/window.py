@@ -45,9 +45,7 @@ class Window:
     def is_full(self, queue: LinkQueue) -> bool:
         """Whether the next batch of ``queue`` must wait."""
         least = min(queue.unsent_bytes, self.batch_bytes)
-        if queue.unsent:
-            least = max(least, queue.unsent[0].cost)
-        return not self.holds(queue, least)
+        return not self.holds(queue, max(least, queue.first_cost))
 
     def has_room(self, queue: LinkQueue) -> bool:
         """Whether a whole batch could go now: a replica that takes nothing leaves no such room."""

@@ -21,6 +21,20 @@ def test_a_write_that_comes_just_before_room_does_stays_behind_those_that_wait()
     assert not [reason for reason in scene.reasons() if "session" in reason]
 
 
+def test_writes_behind_a_backlog_go_from_the_tail_as_soon_as_it_is_sent() -> None:
+    scene = Scene(blocks=64, log_bytes=1 << 20).synced()
+    scene.write(0)
+    scene.until(scene.converged)
+    scene.replica.pause(0.5)
+    queue = scene.link.queue
+    scene.write(1)
+    queue.log.seal()
+    assert queue.has_backlog
+    scene.write_apart(range(2, 7), 0.003)
+    assert [isinstance(batch, SentWrites) for batch in queue.sent] == [False] + 5 * [True]
+    scene.converge()
+
+
 def test_frames_of_writes_that_a_broken_session_lost_are_sent_again() -> None:
     scene = Scene(blocks=64).synced()
     scene.write(0)

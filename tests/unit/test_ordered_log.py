@@ -165,9 +165,8 @@ def test_the_tail_counts_at_once_and_becomes_records_when_somebody_looks() -> No
     "look",
     [
         lambda log, queue: log.digest,
-        lambda log, queue: queue.unsent_bytes,
-        lambda log, queue: len(queue),
-        lambda log, queue: queue.end_n,
+        lambda log, queue: queue.unsent,
+        lambda log, queue: queue.entries,
         lambda log, queue: queue.drop(sent_too=False),
         lambda log, queue: queue.append(make_record(RecordKind.FLUSH)),
         lambda log, queue: queue.take_batch(),
@@ -182,6 +181,38 @@ def test_nothing_passes_the_tail_over(look: Callable[[OrderedLog, LinkQueue], ob
     look(log, queue)
     assert not log.tail
     assert log.digest != before
+
+
+def test_counting_what_a_queue_holds_leaves_the_tail_as_it_is() -> None:
+    log = OrderedLog(1 << 20)
+    queue = LinkQueue(log)
+    first, second = admitted(KIB, 1), admitted(2 * KIB, 2)
+    log.admit([first], cost(first), 3.0)
+    assert (len(queue), queue.unsent_count, queue.end_n) == (1, 1, 2)
+    assert queue.bytes == queue.unsent_bytes == queue.first_cost == cost(first)
+    assert queue.waits_since == 3.0
+    assert log.tail == [first] and queue.sends_tail
+    log.seal()
+    log.admit([second], cost(second), 4.0)
+    assert (len(queue), queue.unsent_count, queue.end_n) == (2, 2, 3)
+    assert queue.bytes == queue.unsent_bytes == cost(first, second)
+    assert (queue.first_cost, queue.waits_since) == (cost(first), 3.0)
+    assert log.tail == [second] and not queue.sends_tail
+
+
+def test_records_are_sent_without_making_records_of_the_tail_behind_them() -> None:
+    log = OrderedLog(1 << 20)
+    queue = LinkQueue(log)
+    first, second = admitted(KIB, 1), admitted(2 * KIB, 2)
+    log.admit([first], cost(first), 0.0)
+    log.seal()
+    log.admit([second], cost(second), 0.0)
+    _, _, batch = queue.take_batch()
+    assert [record.sequence for record in batch.records] == [1]
+    assert log.tail == [second] and queue.sends_tail
+    first_n, _, writes = queue.take_tail()
+    assert (first_n, writes.count) == (2, 1)
+    assert log.digest == writes.last_counted[1]
 
 
 def test_an_only_link_sends_the_tail_and_two_make_records_of_it() -> None:

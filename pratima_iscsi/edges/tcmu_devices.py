@@ -241,7 +241,7 @@ class Device:
         try:
             ring.look(time.monotonic())
         except RingError as error:
-            self._devices.lost(self, f"its ring is broken: {error}", alarm=True)
+            self._broken(error)
             return False
         if not ring.seen or not self.session.has_room:
             return True
@@ -292,7 +292,7 @@ class Device:
                 self._turn_due = True
                 self._loop.call_soon(self._due)  # the others have their turn, too
         except RingError as error:
-            self._devices.lost(self, f"its ring is broken: {error}", alarm=True)
+            self._broken(error)
         except OSError:
             self._devices.lost(self, "the kernel has removed it")
         except BaseException:
@@ -357,6 +357,9 @@ class Device:
         self._pause_began = self._look_until = 0.0
 
     # --- the end ---------------------------------------------------------------------------------
+
+    def _broken(self, error: RingError) -> None:
+        self._devices.lost(self, f"its ring is broken: {error}", alarm=True)
 
     async def stop(self) -> None:
         """Let no more in, wait a while for what is under way, let the device go."""

@@ -146,7 +146,7 @@ class Ring:
         self._size = size
         self._data_start = offset + size
         self._parsed = self._place(self._words[TAIL_WORD], "tail")
-        """Where the next entry begins that was not looked at, from the ring's start on."""
+        """Where the next entry begins that was not taken, from the ring's start on."""
         self._tail = self._parsed
         """Where the tail is to be: everything before it is done with."""
         self._published = self._parsed
@@ -165,7 +165,7 @@ class Ring:
 
     @property
     def waiting(self) -> bool:
-        """Whether the kernel has put in more than was looked at."""
+        """Whether the kernel has put in more than was taken."""
         return self._words[HEAD_WORD] != self._parsed
 
     @property

@@ -15,7 +15,6 @@ from pratima_iscsi.limits import TCMU_COMMANDS_MAX
 from pratima_iscsi.scsi.logical_unit import LogicalUnit
 from pratima_iscsi.scsi.task import GOOD
 from pratima_iscsi.tcmu.names import DeviceName
-from pratima_iscsi.tcmu.ring import Ring
 from tests.support.memory_storage import MemoryStorage
 from tests.support.on_loop import on_loop
 from tests.support.tcmu_kernel import Answer, Kernel
@@ -104,15 +103,15 @@ class Bench:
     def file(self) -> FakeDevice:
         return FakeDevice.opened[-1]
 
+    @property
+    def device(self) -> Device:
+        """The only one that is attached."""
+        (device,) = self.devices.devices.values()
+        return device
+
     async def answers(self, *numbers: int) -> list[Answer]:
         await until(lambda: all(number in self.file.kernel.answers for number in numbers))
         return [self.file.kernel.answers[number] for number in numbers]
-
-
-def ring_of(bench: Bench) -> Ring:
-    """The ring of its only device."""
-    (device,) = bench.devices.devices.values()
-    return device.ring
 
 
 async def until(predicate: Callable[[], bool]) -> None:
@@ -256,9 +255,13 @@ def two_processors(monkeypatch: pytest.MonkeyPatch) -> None:
 def with_a_command(monkeypatch: pytest.MonkeyPatch) -> tuple[Bench, Device]:
     """An attached device with one command in its ring."""
     bench = Bench(monkeypatch)
-    (device,) = bench.devices.devices.values()
     bench.file.kernel.send(bytes(6))
-    return bench, device
+    return bench, bench.device
+
+
+def look_for_milliseconds(device: Device) -> None:
+    """Let its pauses be such that looking through 2 ms of the next one seems worth it."""
+    device._polling._looked, device._polling._slept = 0.001, 0.004
 
 
 @on_loop
@@ -283,7 +286,7 @@ async def test_between_two_looks_the_loop_does_what_else_there_is(
     bench, device = with_a_command(monkeypatch)
     kernel = bench.file.kernel
     clock = Clock(kernel, {80})
-    device._polling._looked, device._polling._slept = 0.001, 0.004
+    look_for_milliseconds(device)
     monkeypatch.setattr(tcmu_devices.time, "monotonic", clock)
     device._turn()
     looks, answered = [clock.looks], [len(kernel.answers)]
@@ -302,7 +305,7 @@ async def test_a_device_that_is_let_go_is_not_looked_at_any_more(
     monkeypatch: pytest.MonkeyPatch, two_processors: None
 ) -> None:
     bench, device = with_a_command(monkeypatch)
-    device._polling._looked, device._polling._slept = 0.001, 0.004
+    look_for_milliseconds(device)
     device._turn()
     assert device._look_due
     await bench.devices.close()
@@ -336,7 +339,7 @@ async def test_what_lay_in_the_ring_while_the_process_stood_still_is_not_execute
     bench = Bench(monkeypatch)
     stale = bench.file
     stale.send(write_10(0, 1), data=b"z" * 512)
-    ring_of(bench)._looked -= 31
+    bench.device.ring._looked -= 31
     await until(lambda: bench.file is not stale)
     assert not bench.storage.calls
     assert ("detached", LAIN_FOR_31_SECONDS, True) in bench.reports
@@ -351,7 +354,7 @@ async def test_a_stop_while_the_ring_is_looked_at_is_noticed_before_anything_is_
 ) -> None:
     bench, device = with_a_command(monkeypatch)
     stale = bench.file
-    device._polling._looked, device._polling._slept = 0.001, 0.004
+    look_for_milliseconds(device)
     clock = Clock(stale.kernel, set())
     sent_at = 10
 
@@ -362,12 +365,13 @@ async def test_a_stop_while_the_ring_is_looked_at_is_noticed_before_anything_is_
         return now + 31 * (clock.looks > sent_at)
 
     monkeypatch.setattr(tcmu_devices.time, "monotonic", stopped)
-    ring_of(bench).look(clock())
+    device.ring.look(clock())
     device._turn()
     monkeypatch.undo()
     assert len(stale.kernel.answers) == 1, "the command before the stop"
     assert not bench.storage.calls
     assert ("detached", LAIN_FOR_31_SECONDS, True) in bench.reports
+    await bench.devices.close()
 
 
 @on_loop
@@ -375,7 +379,7 @@ async def test_a_ring_that_lay_empty_while_the_process_stood_still_is_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bench = Bench(monkeypatch)
-    ring_of(bench)._looked -= 31
+    bench.device.ring._looked -= 31
     bench.devices.scan()
     (answer,) = await bench.answers(bench.file.send(bytes(6)))
     assert answer.status == GOOD
@@ -392,7 +396,7 @@ async def test_what_waits_for_a_slow_volume_for_too_long_is_sent_again(
     for _ in range(TCMU_COMMANDS_MAX + 1):
         slow.send(SYNCHRONIZE)
     await until(lambda: bench.storage.waiting == TCMU_COMMANDS_MAX)
-    ring_of(bench).since -= 31
+    bench.device.ring.since -= 31
     bench.devices.scan()
     assert bench.file is slow, "nothing can be executed now"
     bench.storage.complete(1)

@@ -14,7 +14,7 @@ from setuptools import setup
 ROOT = Path("pratima_iscsi")
 HOT_PATH = (
     *("backstore.py", "block_write_table.py", "blocks.py"),
-    *("operations.py", "ordered_log.py", "records.py"),
+    *("operations.py", "ordered_log.py", "records.py", "sent_batch.py"),
     *("replication/*.py", "scsi/*.py", "iscsi/*.py", "tcmu/*.py"),
     *("edges/portal.py", "edges/tcmu_devices.py", "edges/files.py", "edges/volume.py"),
     *("edges/journal.py", "edges/kept_units.py"),
@@ -27,7 +27,9 @@ HOT_PATH = (
 PLAIN = (
     "*/__init__.py",
     "iscsi/initiator.py",  # for tests and the quick start
-    "replication/messages.py",  # msgspec makes structures by a metaclass of its own
+    # msgspec makes structures by a metaclass of its own
+    *("replication/messages.py", "replication/standing.py"),
+    *("replication/effects.py", "replication/sink_effects.py"),
 )
 
 

@@ -556,11 +556,11 @@ class Backstore:
     def pump(self, now: float) -> None:
         """Send what is due: once per wake-up, after everything that it brought."""
         log = self.log
-        if log.tail and log.tail_bytes < BATCH_BYTES_MAX and now < self._tail_due():
+        if log.tail and log.tail_bytes < BATCH_BYTES_MAX and now < log.tail_due:
             return  # every link streams: whatever else is due is so by an event of the link's own
         for link in self.links:
             link.pump(now)
-        if log.tail and now >= self._tail_due():
+        if log.tail and now >= log.tail_due:
             log.seal()  # It cannot be sent now: it waits in the queues, where no timer is due.
 
     def tick(self, now: float) -> None:
@@ -571,20 +571,18 @@ class Backstore:
         self._watch_waits(now)
 
     def next_timer(self, now: float) -> float:
-        """When ``tick`` is due next, at the latest."""
+        """When ``tick`` is due next, at the latest, be it for the log's tail alone."""
+        return min(self.next_tick(now), self.log.tail_due)
+
+    def next_tick(self, now: float) -> float:
+        """When something else is due than the log's tail, which ``pump`` alone sees to."""
         due = now + limits.IDLE_TICK_SECONDS
-        if self.log.tail:
-            due = self._tail_due()
         for link in self.links:
             due = min(due, link.next_timer(now))
         due = self.growth.next_timer(due)
         if self._pending or self._pending_durable or self._waiting:
             due = min(due, now + limits.SYNC_TIMEOUT_SECONDS_MIN / 5)
         return due
-
-    def _tail_due(self) -> float:
-        """When the log's tail is to be sent, though it fills no batch."""
-        return self.log.tail_at + limits.COALESCE_SECONDS
 
     # --- controls and stop ---------------------------------------------------------------------
 

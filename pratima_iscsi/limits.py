@@ -27,6 +27,9 @@ BATCH_RECORDS_MAX: Final = 1024
 FRAME_BYTES_MAX: Final = TRANSFER_BYTES_MAX + MIB
 COALESCE_SECONDS: Final = 0.002
 """How long a link may hold back a batch that is not full."""
+TAIL_SECONDS: Final = 0.004
+"""The same for writes of which none waits for a replica: time enough for a host that keeps one
+4 KiB write going to fill a batch, and what fills needs no timer to be sent."""
 FRAMES_EAGER_MAX: Final = 4
 """Frames that a link whose replica is waited for sends as they come; while so many are under way,
 further writes are held back for company. A host that keeps no more writes going waits for none."""

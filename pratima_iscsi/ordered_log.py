@@ -14,7 +14,13 @@ from typing import Final
 
 from xxhash import xxh3_64_digest, xxh3_128_digest
 
-from pratima_iscsi.limits import BATCH_BYTES_MAX, BATCH_RECORDS_MAX, RECORD_OVERHEAD_BYTES
+from pratima_iscsi.limits import (
+    BATCH_BYTES_MAX,
+    BATCH_RECORDS_MAX,
+    COALESCE_SECONDS,
+    RECORD_OVERHEAD_BYTES,
+    TAIL_SECONDS,
+)
 from pratima_iscsi.operations import Buffer, Operation, RecordKind
 from pratima_iscsi.positions import NO_GENERATION
 from pratima_iscsi.records import NO_HISTORY, PACK_ENTRY, End, GenerationBegin, Record
@@ -23,6 +29,7 @@ from pratima_iscsi.sent_batch import SentBatch, SentWrites
 _GENERATION = RecordKind.GENERATION
 _END = RecordKind.END
 _PLAIN: Final = frozenset({RecordKind.WRITE, RecordKind.ZERO})
+_NEVER: Final = float("inf")
 
 
 class OrderedLog:
@@ -71,6 +78,11 @@ class OrderedLog:
     def digest(self, digest: bytes) -> None:
         assert not self.tail, "a digest begins anew behind the writes before it"
         self._digest = digest
+
+    @property
+    def tail_due(self) -> float:
+        """When the tail is to be sent, though it fills no batch; infinity: it is empty."""
+        return self.tail_at + TAIL_SECONDS if self.tail else _NEVER
 
     def admit(self, writes: Sequence[Operation], cost: int, now: float) -> None:
         """Put writes, ``cost`` bytes together, into the tail; they go into every queue."""
@@ -230,9 +242,11 @@ class LinkQueue:
         return len(tail[0].payload) + RECORD_OVERHEAD_BYTES if tail else 0
 
     @property
-    def waits_since(self) -> float:
-        """When the first of them came, or the last batch was sent before it."""
-        return self.unsent_at if self._unsent else self.log.tail_at
+    def due_at(self) -> float:
+        """When they are to be sent, though they fill no batch."""
+        if self._unsent:
+            return self.unsent_at + COALESCE_SECONDS
+        return self.log.tail_due
 
     @property
     def has_backlog(self) -> bool:

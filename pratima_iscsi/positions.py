@@ -8,8 +8,9 @@ position is only ever compared inside one group.
 """
 
 import secrets
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 from pratima_iscsi.limits import ANCESTRY_MAX
 
@@ -20,8 +21,7 @@ NO_GENERATION: Final = 0
 """The generation of a group that was never written."""
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(msgspec.Struct, frozen=True):
     """The write number ``sequence`` of generation ``generation`` (0, 0: nothing was written)."""
 
     generation: int
@@ -34,8 +34,7 @@ class Position:
 ORIGIN: Final = Position(NO_GENERATION, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class LinkSequence:
+class LinkSequence(msgspec.Struct, frozen=True):
     """The record number ``n`` that ``incarnation``, a run of the source, has sent on one link
     (0, 0: none). Resync records and markers count, too."""
 
@@ -46,16 +45,14 @@ class LinkSequence:
 NO_RECORD: Final = LinkSequence(0, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Ancestor:
+class Ancestor(msgspec.Struct, frozen=True):
     """A generation that ended at ``last`` (a sequence, or UNKNOWN)."""
 
     generation: int
     last: int
 
 
-@dataclass(frozen=True, slots=True)
-class History:
+class History(msgspec.Struct, frozen=True):
     """Where a node stands: its position and the generations before, oldest first."""
 
     position: Position

@@ -39,7 +39,7 @@ from pratima_iscsi.engine.replica_group import ReplicaGroup, is_blank
 from pratima_iscsi.engine.replica_status import replica_status
 from pratima_iscsi.engine.service_manager import ServiceManager
 from pratima_iscsi.errors import RemoteProtocolError, StateError
-from pratima_iscsi.replication import sink as sk
+from pratima_iscsi.replication import sink_effects as fx
 from pratima_iscsi.replication.messages import (
     Closed,
     Grow,
@@ -148,7 +148,7 @@ class ReplicaDaemon:
     def _tell(self, peer: bytes, message: Message) -> None:
         self._endpoint.send_control(peer, message)
 
-    def _notice(self, group: str, notice: sk.Notice) -> None:
+    def _notice(self, group: str, notice: fx.Notice) -> None:
         self.events.note(f"group {group}", notice.event, notice.reason, alarm=notice.alarm)
 
     def on_control(self, peer: bytes, user: str | None, message: ToReplica) -> None:

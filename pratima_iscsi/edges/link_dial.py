@@ -16,6 +16,7 @@ import zmq
 
 from pratima_iscsi.edges.link_address import LinkAddress
 from pratima_iscsi.edges.link_sockets import (
+    WRITABLE,
     EventHook,
     LinkContext,
     Monitor,
@@ -117,7 +118,7 @@ class Dial:
         if not self.ready:
             return False
         sent = self._try_send(message)
-        if not sent and readiness(self._socket) & zmq.POLLOUT:
+        if not sent and readiness(self._socket) & WRITABLE:
             # While sending, libzmq looks only now and then at what its I/O thread has told it: room
             # in the queue, or the connection itself. EVENTS made it look.
             sent = self._try_send(message)

@@ -28,6 +28,10 @@ Socket = zmq.Socket[bytes]
 EventHook = Callable[[str, str, str], None]
 """Told each socket event as (name, address, detail): for monitors; must not raise."""
 
+READABLE: Final = int(zmq.POLLIN)
+WRITABLE: Final = int(zmq.POLLOUT)
+"""Plain numbers: ``&`` of a flag is Python code, and costs as much as asking the socket."""
+
 _MONITOR_EVENT: Final = struct.Struct("=HI")
 """event, value: in the machine's byte order, as libzmq writes it"""
 
@@ -83,7 +87,7 @@ class SocketReader:
         """Schedule a turn if the socket is readable; call it after every send."""
         if self._closed or self._scheduled is not None:
             return
-        if readiness(self._socket) & zmq.POLLIN:
+        if readiness(self._socket) & READABLE:
             self._scheduled = self._loop.call_soon(self._turn)
 
     def close(self) -> None:
@@ -113,7 +117,7 @@ class SocketReader:
         budget = READ_BYTES_PER_TURN
         for _ in range(READS_PER_TURN_MAX):
             # Asked beforehand: an exception after each last message costs more than the message.
-            if not readiness(self._socket) & zmq.POLLIN:
+            if not readiness(self._socket) & READABLE:
                 return False
             budget -= self._read()
             if self._closed:
@@ -187,7 +191,7 @@ class Monitor:
             return
         self._closed = True
         self._reader.close()
-        while readiness(self._socket) & zmq.POLLIN:
+        while readiness(self._socket) & READABLE:
             self._receive()
         self._watched.disable_monitor()
         self._socket.close()

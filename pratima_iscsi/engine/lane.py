@@ -9,9 +9,9 @@ import asyncio
 import resource
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 from pratima_iscsi import limits
+from pratima_iscsi.engine.worker import Worker
 
 Event = Callable[[], None]
 Job = Callable[[], Event]
@@ -56,7 +56,7 @@ class Lane:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, name: str) -> None:
         self._loop = loop
-        self._executor = ThreadPoolExecutor(1, name)
+        self._worker = Worker(name)
         self._under_way = 0
         """Jobs whose events the loop has not run yet."""
         self._pace = InlinePace()
@@ -82,7 +82,7 @@ class Lane:
                 event = _raising(error)
             self._loop.call_soon_threadsafe(ended, event)
 
-        self._executor.submit(run)
+        self._worker.submit(run)
 
     def try_here(self, job: Job) -> bool:
         """Run a short ``job`` and its event now, if that may be; False: nothing was done."""
@@ -97,11 +97,11 @@ class Lane:
 
     def wait(self) -> None:
         """Off the loop: until the thread has done what was submitted."""
-        self._executor.submit(lambda: None).result()
+        self._worker.wait()
 
     def finish(self) -> None:
         """Off the loop: wait for the jobs under way and end the thread."""
-        self._executor.shutdown(wait=True)
+        self._worker.finish()
 
 
 def _raising(error: Exception) -> Event:

@@ -15,6 +15,7 @@ from pratima_iscsi import limits
 from pratima_iscsi.blocks import BLOCK_BYTES, BlockRange
 from pratima_iscsi.edges.volume import Volume
 from pratima_iscsi.engine.lane import Event, InlinePace, Job
+from pratima_iscsi.engine.worker import Worker
 from pratima_iscsi.operations import RESIZE, UPDATE, WRITE, ZERO, Buffer, Operation, ReadDone
 from pratima_iscsi.replication.effects import BlocksRead
 
@@ -25,8 +26,8 @@ class LocalVolume:
     def __init__(self, volume: Volume, loop: asyncio.AbstractEventLoop, name: str) -> None:
         self.volume = volume
         self._loop = loop
-        self._writer = ThreadPoolExecutor(1, f"{name}-writer")
-        self._syncer = ThreadPoolExecutor(1, f"{name}-sync")
+        self._writer = Worker(f"{name}-writer")
+        self._syncer = Worker(f"{name}-sync")
         self._readers = ThreadPoolExecutor(limits.READERS_PER_VOLUME, f"{name}-read")
         self._queued = 0
         """Jobs of the writer's FIFO that are not done."""
@@ -113,11 +114,11 @@ class LocalVolume:
             self._queued -= 1
             then()
 
-        self._submit(self._writer, job, finished)
+        self._submit(self._writer.submit, job, finished)
 
     def _submit(
         self,
-        executor: ThreadPoolExecutor,
+        submit: Callable[[Callable[[], None]], object],
         job: Job,
         finished: Callable[[Event], None],
     ) -> None:
@@ -125,7 +126,7 @@ class LocalVolume:
             then = job()
             self._loop.call_soon_threadsafe(finished, then)
 
-        executor.submit(run)
+        submit(run)
 
     def sync(self, done: Callable[[OSError | None], None]) -> None:
         """Fdatasync, begun after every write before this call is written; off the loop."""
@@ -145,9 +146,9 @@ class LocalVolume:
 
         if self._queued:
             # Behind the writes that are queued: the sync thread begins when they are through.
-            self._enqueue(lambda: lambda: self._submit(self._syncer, job, finished))
+            self._enqueue(lambda: lambda: self._submit(self._syncer.submit, job, finished))
         else:
-            self._submit(self._syncer, job, finished)
+            self._submit(self._syncer.submit, job, finished)
 
     # --- reads ---------------------------------------------------------------------------------
 
@@ -190,7 +191,7 @@ class LocalVolume:
             then()
             after()
 
-        self._submit(self._readers, job, finished)
+        self._submit(self._readers.submit, job, finished)
 
     def read_blocks(
         self,
@@ -214,7 +215,7 @@ class LocalVolume:
 
         if self.inline:
             # Optimistic: a write admitted meanwhile makes its blocks be read again.
-            self._submit(self._readers, job, lambda then: then())
+            self._submit(self._readers.submit, job, lambda then: then())
         else:
             self._enqueue(job)
 
@@ -243,8 +244,9 @@ class LocalVolume:
 
     def close(self) -> None:
         """Wait for the threads, then release the volume."""
-        for executor in (self._writer, self._syncer, self._readers):
-            executor.shutdown(wait=True)
+        self._writer.finish()
+        self._syncer.finish()
+        self._readers.shutdown(wait=True)
         self.volume.close()
 
 

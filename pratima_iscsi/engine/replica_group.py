@@ -19,13 +19,14 @@ from pratima_iscsi.edges.volume import Volume
 from pratima_iscsi.engine.lane import Event, Lane
 from pratima_iscsi.engine.standing import standing_of
 from pratima_iscsi.errors import PratimaError
-from pratima_iscsi.replication import sink as sk
+from pratima_iscsi.replication import sink_effects as fx
 from pratima_iscsi.replication.messages import Closed, Grow, Hello, Message, Ping
+from pratima_iscsi.replication.sink import Sink
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 Tell = Callable[[bytes, Message], None]
-Listener = Callable[[str, sk.Notice], None]
+Listener = Callable[[str, fx.Notice], None]
 
 
 class ReplicaGroup:
@@ -74,9 +75,9 @@ class ReplicaGroup:
         self.sink = self._new_sink()
         self._durable = self.sink.durable
 
-    def _new_sink(self) -> sk.Sink:
+    def _new_sink(self) -> Sink:
         state = self.store.state
-        return sk.Sink(
+        return Sink(
             standing_of(state),
             node=self.node,
             sizes=[volume.size for volume in self.volumes],
@@ -144,7 +145,7 @@ class ReplicaGroup:
             self._report("resynced", f"consistent at {now.history.position}")
 
     def _report(self, event: str, reason: str) -> None:
-        self._notice(self.name, sk.Notice(event, reason))
+        self._notice(self.name, fx.Notice(event, reason))
 
     def _arm(self) -> None:
         now = time.monotonic()
@@ -170,32 +171,32 @@ class ReplicaGroup:
             self._appended = False
             self.sink.journal_written(time.monotonic())
 
-    def _journal_done(self, effect: sk.WriteJournal) -> None:
+    def _journal_done(self, effect: fx.WriteJournal) -> None:
         self._tell_written()
         self.sink.journal_done(effect.sync, time.monotonic())
 
     # --- effects -------------------------------------------------------------------------------
 
-    def _carry_out(self, effect: sk.SinkEffect) -> None:
+    def _carry_out(self, effect: fx.SinkEffect) -> None:
         match effect:
-            case sk.Tell():
+            case fx.Tell():
                 self._tell(effect.peer, effect.message)
-            case sk.Notice():
+            case fx.Notice():
                 self._notice(self.name, effect)
-            case sk.WriteJournal():
+            case fx.WriteJournal():
                 self._append(effect)
-            case sk.Release():
+            case fx.Release():
                 self._journal.submit(partial(self._release, effect.upto), self._and_turn)
-            case sk.Bind():
+            case fx.Bind():
                 self._journal.submit(partial(self._bind, effect), self._and_turn)
-            case sk.Apply():
+            case fx.Apply():
                 self._apply_some(effect.upto)
-            case sk.Checkpoint():
+            case fx.Checkpoint():
                 self._apply.submit(self._checkpoint, self._and_turn)
-            case sk.MakeRoom():
+            case fx.MakeRoom():
                 self._apply.submit(partial(self._make_room, effect), self._and_turn)
 
-    def _append(self, effect: sk.WriteJournal) -> None:
+    def _append(self, effect: fx.WriteJournal) -> None:
         sizes = [len(taken.frame) for taken in effect.frames if taken]
         self.received_bytes += sum(sizes)
 
@@ -269,11 +270,11 @@ class ReplicaGroup:
             reason = f"recovered at {store.state.history.position}"
         else:
             reason = f"recovered, not consistent: {store.state.reason}"
-        self._notice(self.name, sk.Notice("recovered", reason, alarm=not store.state.consistent))
+        self._notice(self.name, fx.Notice("recovered", reason, alarm=not store.state.consistent))
 
     # Jobs of the journal's lane.
 
-    def _write_journal(self, effect: sk.WriteJournal) -> Event:
+    def _write_journal(self, effect: fx.WriteJournal) -> Event:
         try:
             for taken in effect.frames:
                 self.store.append(taken, effect.mark)
@@ -293,7 +294,7 @@ class ReplicaGroup:
             return self._failed("the journal cannot be reused", error)
         return lambda: self.sink.released(time.monotonic())
 
-    def _bind(self, effect: sk.Bind) -> Event:
+    def _bind(self, effect: fx.Bind) -> Event:
         try:
             for volume, (_, size) in zip(self.volumes, effect.volumes, strict=True):
                 if volume.size != size:
@@ -326,7 +327,7 @@ class ReplicaGroup:
             applied.index, applied.frame_bytes, answers, time.monotonic()
         )
 
-    def _make_room(self, effect: sk.MakeRoom) -> Event:
+    def _make_room(self, effect: fx.MakeRoom) -> Event:
         zeros: tuple[bool, ...] = ()
         refusal = ""
         try:
@@ -364,7 +365,7 @@ class ReplicaGroup:
             try:
                 self.store.checkpoint()
             except (OSError, PratimaError) as error:
-                self._notice(self.name, sk.Notice("failed", f"last checkpoint: {error}", True))
+                self._notice(self.name, fx.Notice("failed", f"last checkpoint: {error}", True))
         self.store.close()
         for volume in self.volumes:
             volume.close()

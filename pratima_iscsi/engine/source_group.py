@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import Final, Protocol
 
 from pratima_iscsi import limits
 from pratima_iscsi.backstore import Backstore
@@ -22,6 +22,7 @@ from pratima_iscsi.replication.messages import Message
 from pratima_iscsi.replication.source_state import LinkState
 
 Listener = Callable[[fx.Report], None]
+_NEVER: Final = float("inf")
 
 
 class LinkEdge(Protocol):
@@ -73,7 +74,9 @@ class SourceGroup:
         self._now = 0.0
         """When the turn under way began."""
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = float("inf")
+        self._timer_at = _NEVER
+        self._tick_at = _NEVER
+        """When the backstore is to be ticked; the timer may be there for the log's tail alone."""
         self._closed = False
         self._carry_out: dict[type, Callable[..., None]] = {
             fx.WriteLocal: self._write_local,
@@ -124,10 +127,14 @@ class SourceGroup:
             self._arm(now)
 
     def _arm(self, now: float) -> None:
-        """See to it that ``tick`` comes in time; a timer that is early enough is left alone."""
-        if self._timer is not None and self._timer_at - now <= limits.COALESCE_SECONDS:
+        """See to it that what is due is done in time; a timer that is early enough is left alone,
+        since most frames fill, and go, before their time."""
+        log = self.backstore.log
+        early = limits.TAIL_SECONDS if log.tail else limits.COALESCE_SECONDS
+        if self._timer is not None and self._timer_at - now <= early:
             return
-        due = max(now, self.backstore.next_timer(now))
+        self._tick_at = min(self._tick_at, self.backstore.next_tick(now))
+        due = max(now, min(self._tick_at, log.tail_due))
         if due >= self._timer_at:
             return
         if self._timer is not None:
@@ -141,14 +148,21 @@ class SourceGroup:
         # A loop that counts in milliseconds calls a little early. What is due is due then: else it
         # would be asked for again at once, over and over.
         now = max(now, self._timer_at)
-        self._timer, self._timer_at = None, float("inf")
+        self._timer, self._timer_at = None, _NEVER
         if late > limits.LOOP_LAG_SECONDS_MAX:
             self._report(
                 fx.Report(None, "loop late", f"the loop stood still for {late:.1f} s", True)
             )
             for link in self.backstore.links:
                 link.excuse(late, now)
-        self.backstore.tick(now)
+        if now >= self._tick_at:
+            self._tick_at = _NEVER
+            self.backstore.tick(now)
+        elif now >= self.backstore.log.tail_due:
+            self.backstore.pump(now)
+        else:
+            self._arm(now)  # the frame that it was for has filled before its time
+            return
         self.turn()
 
     def _later(

@@ -3,10 +3,14 @@
 The engine carries out one call's effects in their order, before the next event: what is persisted
 stands before what depends on it. One rule: an effect stands for a whole batch, never for one write
 of many.
+
+They are msgspec's structures because those are made without running Python code, as a dataclass is
+not; this module is therefore not compiled.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from pratima_iscsi.blocks import BlockRange
 from pratima_iscsi.operations import Done, Operation
@@ -14,75 +18,65 @@ from pratima_iscsi.positions import History
 from pratima_iscsi.replication.messages import Message
 
 
-@dataclass(slots=True)  # frozen would double its cost on the hot path
-class WriteLocal:
+class WriteLocal(msgspec.Struct, frozen=True):
     """Write these to their volumes, in this order; answer with ``local_done``."""
 
     operations: Sequence[Operation]
 
 
-@dataclass(frozen=True, slots=True)
-class UpdateLocal:
+class UpdateLocal(msgspec.Struct, frozen=True):
     """Read the range, in order with the writes before it, and apply ``operation.transform``; answer
     with ``update_read``."""
 
     operation: Operation
 
 
-@dataclass(frozen=True, slots=True)
-class FlushLocal:
+class FlushLocal(msgspec.Struct, frozen=True):
     """Fdatasync the volume, begun now or later, off the loop; answer with ``local_done``."""
 
     operation: Operation
 
 
-@dataclass(slots=True)  # frozen would double its cost on the hot path
-class Complete:
+class Complete(msgspec.Struct, frozen=True):
     """Tell each operation's ``done``."""
 
     operations: Sequence[Operation]
 
 
-@dataclass(frozen=True, slots=True)
-class Settle:
+class Settle(msgspec.Struct, frozen=True):
     """Tell ``done``: every operation before has settled locally."""
 
     done: Done
 
 
-@dataclass(frozen=True, slots=True)
-class SendControl:
+class SendControl(msgspec.Struct, frozen=True):
     """Send a control message on link ``link``."""
 
     link: int
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
-class OpenSession:
+class OpenSession(msgspec.Struct, frozen=True):
     """Open a fresh data channel; answer with ``data_ready`` or ``data_lost``."""
 
     link: int
     session: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class CloseSession:
+class CloseSession(msgspec.Struct, frozen=True):
     """Close the data channel, with whatever it still holds."""
 
     link: int
 
 
-@dataclass(frozen=True, slots=True)
-class SendFrame:
+class SendFrame(msgspec.Struct, frozen=True):
     """Send one frame on the data channel."""
 
     link: int
     frame: bytearray
 
 
-@dataclass(frozen=True, slots=True)
-class ReadBlocks:
+class ReadBlocks(msgspec.Struct, frozen=True):
     """Read ranges in order with the writes before; answer with ``blocks_read``.
 
     A range may be answered in part, from its beginning: with ``blocks_max`` blocks of data at the
@@ -97,8 +91,7 @@ class ReadBlocks:
     sweep: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class BlocksRead:
+class BlocksRead(msgspec.Struct, frozen=True):
     """The answer for one range: its first ``blocks``; no data: they read as zeros."""
 
     blocks: int
@@ -106,8 +99,7 @@ class BlocksRead:
     error: OSError | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class PersistGeneration:
+class PersistGeneration(msgspec.Struct, frozen=True):
     """Erase the clean mark and record this history, in one step, synced; answer with
     ``generation_persisted``."""
 
@@ -115,23 +107,20 @@ class PersistGeneration:
     digest: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class PersistDegraded:
+class PersistDegraded(msgspec.Struct, frozen=True):
     """Set or erase the link's degraded mark, synced; answer with ``degraded_persisted``."""
 
     link: int
     degraded: bool
 
 
-@dataclass(frozen=True, slots=True)
-class PersistLink:
+class PersistLink(msgspec.Struct, frozen=True):
     """Store the link's flags as they are; nothing waits for it."""
 
     link: int
 
 
-@dataclass(frozen=True, slots=True)
-class GrowLocal:
+class GrowLocal(msgspec.Struct, frozen=True):
     """Make room for ``size`` bytes in the volume, and remember the size, both synced; answer with
     ``local_grown``. What the volume serves changes only with the RESIZE among the WriteLocals."""
 
@@ -139,8 +128,7 @@ class GrowLocal:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(msgspec.Struct, frozen=True):
     """Something changed that an operator may want to know; ``link`` None: the group itself."""
 
     link: int | None

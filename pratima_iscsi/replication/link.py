@@ -58,15 +58,14 @@ _REFUSALS: Final = {
 _NO_MARKS: Final[frozenset[int]] = frozenset()
 _COMMIT_NOW: Final = frozenset({RecordKind.FLUSH, RecordKind.END, RecordKind.VERIFY})
 """Kinds that somebody waits for: the replica commits them without delay."""
-_RETRIED: Final = frozenset(
-    {
-        Connection.WAITING,
-        Connection.REFUSED,
-        Connection.DIVERGED,
-        Connection.FAILED,
-        Connection.HELD,
-    }
+_RETRIED: Final = (
+    Connection.WAITING,
+    Connection.REFUSED,
+    Connection.DIVERGED,
+    Connection.FAILED,
+    Connection.HELD,
 )
+"""No set: a member's hash is Python code, and this is asked at every turn."""
 
 
 class Link(LinkCover):
@@ -475,7 +474,7 @@ class Link(LinkCover):
         return (
             len(window.frames) < eager
             or queue.unsent_bytes >= window.batch_bytes
-            or now >= queue.waits_since + limits.COALESCE_SECONDS
+            or now >= queue.due_at
         )
 
     def send(self, now: float, *, at_once: bool = False) -> None:

@@ -28,7 +28,7 @@ from pratima_iscsi.replication.window import Window
 if TYPE_CHECKING:
     from pratima_iscsi.replication.resync import Resync
 
-_LIVE: Final = frozenset({Connection.OPEN, Connection.SILENT})
+_LIVE: Final = (Connection.OPEN, Connection.SILENT)
 NO_SESSION: Final = b""
 _RESYNC: Final = int(RecordKind.RESYNC)
 

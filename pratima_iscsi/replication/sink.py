@@ -12,7 +12,9 @@ One rule: what the replica acknowledges as durable it has, whatever is cut off n
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from pratima_iscsi import limits
 from pratima_iscsi.errors import RemoteProtocolError
@@ -25,90 +27,31 @@ from pratima_iscsi.replication.messages import (
     Grow,
     Grown,
     Hello,
-    Message,
     Ping,
     Refused,
     VerifyAnswer,
     Welcome,
 )
 from pratima_iscsi.replication.record_rules import may_have
-from pratima_iscsi.replication.standing import CheckedFrame, Standing, Walk
+from pratima_iscsi.replication.sink_effects import (
+    Apply,
+    Bind,
+    Checkpoint,
+    MakeRoom,
+    Notice,
+    Release,
+    SinkEffect,
+    Tell,
+    WriteJournal,
+)
+from pratima_iscsi.replication.standing import CheckedFrame, Standing
+from pratima_iscsi.replication.walk import Walk
 from pratima_iscsi.replication.wire import (
     PROTOCOL_VERSION,
     Batch,
     decode_batch,
     peek_session,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Tell:
-    """Send a control message to ``peer``."""
-
-    peer: bytes
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class Bind:
-    """Persist that the replica belongs to this group, synced; empty volumes get their size first.
-    Answer with ``bound``."""
-
-    group: bytes
-    name: str
-    volumes: tuple[tuple[str, int], ...]
-    """Name and size in bytes of each."""
-
-
-@dataclass(frozen=True, slots=True)
-class MakeRoom:
-    """Let each volume hold so many bytes (0: as it is), durably; answer with ``room_made``."""
-
-    sizes: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class WriteJournal:
-    """Append these frames (None: an empty unit) with ``mark``, then sync if asked to; answer with
-    ``journal_written`` after the appends and ``journal_done`` at the end."""
-
-    frames: tuple[CheckedFrame | None, ...]
-    mark: int
-    sync: bool
-    wanted: bool
-    """Somebody waits for ``journal_written``; else it may come with the next tick or the end."""
-
-
-@dataclass(frozen=True, slots=True)
-class Apply:
-    """Apply units up to ``upto``; answer with ``applied``."""
-
-    upto: int
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """Make what was applied durable on the volumes, and persist the position; answer with
-    ``checkpointed``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """Journal units up to ``upto`` may be overwritten."""
-
-    upto: int
-
-
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """Something changed that an operator may want to know."""
-
-    event: str
-    reason: str
-    alarm: bool = False
-
-
-SinkEffect = Tell | Bind | MakeRoom | WriteJournal | Apply | Checkpoint | Release | Notice
 
 
 @dataclass(slots=True)

@@ -8,7 +8,6 @@ never guesses; it checks every length before it looks further and raises RemoteP
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from xxhash import xxh3_64_intdigest
@@ -41,17 +40,36 @@ _WITH_DATA = frozenset({RecordKind.WRITE, RecordKind.RESYNC})
 _KINDS = frozenset(RecordKind)
 
 
-@dataclass(frozen=True, slots=True)
 class BatchHeader:
     """What stands before a batch's records."""
 
-    group: bytes
-    session: bytes
-    incarnation: int
-    first_n: int
-    generation: int
-    commit_now: bool = False
-    ack_now: bool = False
+    __slots__ = (
+        "ack_now",
+        "commit_now",
+        "first_n",
+        "generation",
+        "group",
+        "incarnation",
+        "session",
+    )
+
+    def __init__(
+        self,
+        group: bytes,
+        session: bytes,
+        incarnation: int,
+        first_n: int,
+        generation: int,
+        commit_now: bool = False,
+        ack_now: bool = False,
+    ) -> None:
+        self.group = group
+        self.session = session
+        self.incarnation = incarnation
+        self.first_n = first_n
+        self.generation = generation
+        self.commit_now = commit_now
+        self.ack_now = ack_now
 
 
 class Entry:
@@ -74,13 +92,15 @@ class Entry:
         return f"<{name} {self.sequence} v{self.volume} {self.offset}+{self.length}>"
 
 
-@dataclass(frozen=True, slots=True)
 class Batch:
     """A decoded frame; ``frame`` is the whole of it, and every payload is a view of it."""
 
-    header: BatchHeader
-    frame: Buffer
-    entries: Sequence[Entry]
+    __slots__ = ("entries", "frame", "header")
+
+    def __init__(self, header: BatchHeader, frame: Buffer, entries: Sequence[Entry]) -> None:
+        self.header = header
+        self.frame = frame
+        self.entries = entries
 
     @property
     def last_n(self) -> int:

@@ -7,7 +7,7 @@ _LINK = "pratima_iscsi.replication.link"
 _COVER = "pratima_iscsi.replication.link_cover"
 _RESYNC = "pratima_iscsi.replication.resync"
 _SINK = "pratima_iscsi.replication.sink"
-_STANDING = "pratima_iscsi.replication.standing"
+_WALK = "pratima_iscsi.replication.walk"
 _HANDSHAKE = "pratima_iscsi.replication.handshake"
 _CLEAN = "pratima_iscsi.replication.clean"
 _BACKSTORE = "pratima_iscsi.backstore"
@@ -261,7 +261,7 @@ MUTANTS: Final = (
     Mutant(
         "the history digest is not adopted at END",
         "PROTOCOL 17: END carries (position, H), which the replica adopts",
-        _STANDING,
+        _WALK,
         "self.history, self.digest = end.history, end.digest",
         "self.history = end.history",
         "overflow",

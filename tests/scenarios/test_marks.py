@@ -1,6 +1,6 @@
 """How a replica's journal learns that its last group is durable, so that it can be applied."""
 
-from pratima_iscsi.replication.sink import WriteJournal
+from pratima_iscsi.replication.sink_effects import WriteJournal
 from tests.scenarios.scene import Scene
 
 

@@ -7,11 +7,14 @@ from pratima_iscsi.sent_batch import SentWrites
 from tests.scenarios.scene import Scene
 from tests.simulation.setup import KIB
 
+APART = 1.5 * limits.TAIL_SECONDS
+"""Seconds between writes that share no frame."""
+
 
 def test_a_write_that_comes_just_before_room_does_stays_behind_those_that_wait() -> None:
     scene = Scene(blocks=64, log_bytes=64 * KIB).synced()
     scene.replica.pause(0.5)
-    scene.write_apart(range(12), 0.003)
+    scene.write_apart(range(12), APART)
     queue = scene.link.queue
     assert queue.has_backlog, "the window is full"
     last = []
@@ -30,7 +33,7 @@ def test_writes_behind_a_backlog_go_from_the_tail_as_soon_as_it_is_sent() -> Non
     scene.write(1)
     queue.log.seal()
     assert queue.has_backlog
-    scene.write_apart(range(2, 7), 0.003)
+    scene.write_apart(range(2, 7), APART)
     assert [isinstance(batch, SentWrites) for batch in queue.sent] == [False] + 5 * [True]
     scene.converge()
 
@@ -41,7 +44,7 @@ def test_frames_of_writes_that_a_broken_session_lost_are_sent_again() -> None:
     scene.until(scene.converged)
     ends = scene.replica.shadow.ends
     scene.replica.pause(0.5)
-    scene.write_apart(range(1, 7), 0.003)
+    scene.write_apart(range(1, 7), APART)
     sent = scene.link.queue.sent
     assert sent and all(isinstance(batch, SentWrites) for batch in sent)
     scene.network.partition()

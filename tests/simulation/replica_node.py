@@ -12,8 +12,9 @@ from random import Random
 from pratima_iscsi.blocks import BLOCK_BYTES
 from pratima_iscsi.edges.replica_store import ReplicaDamaged, ReplicaStore
 from pratima_iscsi.engine.standing import standing_of
-from pratima_iscsi.replication import sink as sk
+from pratima_iscsi.replication import sink_effects as fx
 from pratima_iscsi.replication.messages import Closed, Grow, Hello, Message, Ping
+from pratima_iscsi.replication.sink import Sink
 from tests.simulation.disk import UNLIMITED, SimDisk, SimFile
 from tests.simulation.model import Model
 from tests.simulation.network import TO_SOURCE, Network
@@ -53,10 +54,10 @@ class ReplicaNode(Node):
         """Frames by journal unit, until they are durable."""
         self.appended = False
         self.tick_at = float("inf")
-        self.sink: sk.Sink
+        self.sink: Sink
         self.store: ReplicaStore
         self.recoveries = 0
-        self.notices: list[sk.Notice] = []
+        self.notices: list[fx.Notice] = []
         self.restless = Restless()
         self.staging_bytes = 1 << 40
         self.spoilt = False
@@ -79,7 +80,7 @@ class ReplicaNode(Node):
         rng = self.world.rng
         state = self.store.state
         self._follow()
-        self.sink = sk.Sink(
+        self.sink = Sink(
             standing_of(state),
             node=b"replica-node-id.",
             sizes=[len(image) for image in self.volumes(self.disk)],
@@ -216,26 +217,26 @@ class ReplicaNode(Node):
             self._tell_written()
             self.sink.tick(self.world.now)
 
-    def _carry_out(self, effect: sk.SinkEffect) -> None:
+    def _carry_out(self, effect: fx.SinkEffect) -> None:
         world = self.world
         match effect:
-            case sk.Tell():
+            case fx.Tell():
                 if world.tracing:
                     world.trace(self.name, f"> {effect.message}")
                 self.network.control(TO_SOURCE, effect.message, self.tell_source)
-            case sk.Bind():
+            case fx.Bind():
                 self.later(world.delay(0.002), lambda: self._bind(effect))
-            case sk.WriteJournal():
+            case fx.WriteJournal():
                 self.later(world.delay(0.0005), lambda: self._write_journal(effect))
-            case sk.Apply():
+            case fx.Apply():
                 self.later(world.delay(0.003), lambda: self._apply(effect))
-            case sk.Checkpoint():
+            case fx.Checkpoint():
                 self.later(world.delay(0.01), self._checkpoint)
-            case sk.Release():
+            case fx.Release():
                 self.later(world.delay(0.001), lambda: self._release(effect))
-            case sk.MakeRoom():
+            case fx.MakeRoom():
                 self.later(world.delay(0.002), lambda: self._make_room(effect))
-            case sk.Notice():
+            case fx.Notice():
                 self.notices.append(effect)
                 world.trace(self.name, f"{effect.event}: {effect.reason}")
 
@@ -244,7 +245,7 @@ class ReplicaNode(Node):
     def _failed(self, what: str, error: Exception) -> None:
         self.sink.fail(f"{what}: {error}")
 
-    def _bind(self, effect: sk.Bind) -> None:
+    def _bind(self, effect: fx.Bind) -> None:
         try:
             files = self.store._volumes
             for file, (_, size) in zip(files, effect.volumes, strict=True):
@@ -257,7 +258,7 @@ class ReplicaNode(Node):
             return
         self.sink.bound(effect, self.world.now)
 
-    def _make_room(self, effect: sk.MakeRoom) -> None:
+    def _make_room(self, effect: fx.MakeRoom) -> None:
         zeros: tuple[bool, ...] = ()
         refusal = ""
         try:
@@ -279,7 +280,7 @@ class ReplicaNode(Node):
             extend(file, size, self.world.rng)
             self._files_grew()
 
-    def _write_journal(self, effect: sk.WriteJournal) -> None:
+    def _write_journal(self, effect: fx.WriteJournal) -> None:
         try:
             for taken in effect.frames:
                 index = self.store.append(taken, effect.mark)
@@ -313,7 +314,7 @@ class ReplicaNode(Node):
         self._tell_written()
         self.sink.journal_done(True, self.world.now)
 
-    def _apply(self, effect: sk.Apply) -> None:
+    def _apply(self, effect: fx.Apply) -> None:
         try:
             applied = self.store.apply(effect.upto, 1 << 20)
         except OSError as error:
@@ -337,7 +338,7 @@ class ReplicaNode(Node):
             return
         self.sink.checkpointed(upto, self.world.now)
 
-    def _release(self, effect: sk.Release) -> None:
+    def _release(self, effect: fx.Release) -> None:
         try:
             self.store.release(effect.upto)
         except OSError as error:

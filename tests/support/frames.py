@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from pratima_iscsi.records import Record
-from pratima_iscsi.replication.standing import CheckedFrame, Standing, Walk
+from pratima_iscsi.replication.standing import CheckedFrame, Standing
+from pratima_iscsi.replication.walk import Walk
 from pratima_iscsi.replication.wire import BatchHeader, decode_batch, encode_batch
 
 

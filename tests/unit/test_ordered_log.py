@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pratima_iscsi.limits import RECORD_OVERHEAD_BYTES
+from pratima_iscsi.limits import COALESCE_SECONDS, RECORD_OVERHEAD_BYTES, TAIL_SECONDS
 from pratima_iscsi.operations import Operation, RecordKind
 from pratima_iscsi.ordered_log import LinkQueue, OrderedLog
 from pratima_iscsi.positions import History, Position
@@ -190,13 +190,13 @@ def test_counting_what_a_queue_holds_leaves_the_tail_as_it_is() -> None:
     log.admit([first], cost(first), 3.0)
     assert (len(queue), queue.unsent_count, queue.end_n) == (1, 1, 2)
     assert queue.bytes == queue.unsent_bytes == queue.first_cost == cost(first)
-    assert queue.waits_since == 3.0
+    assert queue.due_at == log.tail_due == 3.0 + TAIL_SECONDS
     assert log.tail == [first] and queue.sends_tail
     log.seal()
     log.admit([second], cost(second), 4.0)
     assert (len(queue), queue.unsent_count, queue.end_n) == (2, 2, 3)
     assert queue.bytes == queue.unsent_bytes == cost(first, second)
-    assert (queue.first_cost, queue.waits_since) == (cost(first), 3.0)
+    assert (queue.first_cost, queue.due_at) == (cost(first), 3.0 + COALESCE_SECONDS)
     assert log.tail == [second] and not queue.sends_tail
 
 

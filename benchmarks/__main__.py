@@ -13,7 +13,7 @@ from typing import Final
 
 from benchmarks import client, report, tgtd
 from benchmarks.bars import Memory, Sample, Verdict, judge
-from benchmarks.measure import Options, measure, measure_memory
+from benchmarks.measure import OUTAGES_EVERY, Options, measure, measure_memory
 from benchmarks.processes import MeasurementFailed
 from benchmarks.subjects import NAMES, TGTD
 from benchmarks.workloads import WORKLOADS
@@ -52,9 +52,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help=f"of: {', '.join(SHORT_NAMES)} (default: all)",
     )
-    parser.add_argument("--pairs", type=int, default=9, help="rounds of each workload (default: 9)")
-    parser.add_argument("--seconds", type=float, default=1.5, help="of one run (default: 1.5)")
-    parser.add_argument("--warm", type=float, default=0.3, help="before each (default: 0.3)")
+    parser.add_argument(
+        "--pairs",
+        type=int,
+        default=27,
+        help="rounds of each workload (default: 27); every third is one with outages too",
+    )
+    parser.add_argument("--seconds", type=float, default=0.75, help="of one run (default: 0.75)")
+    parser.add_argument("--warm", type=float, default=0.25, help="before each (default: 0.25)")
     parser.add_argument("--size", type=int, default=256, help="volume, MiB (default: 256)")
     parser.add_argument("--log-limit", type=int, default=256, help="MiB (default: 256)")
     parser.add_argument(
@@ -93,7 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     facts = report.machine()
     facts["runs"] = (
-        f"{options.rounds} rounds of {options.seconds:g} s after {options.warm_seconds:g} s, "
+        f"{options.rounds} rounds of {options.seconds:g} s after {options.warm_seconds:g} s, one "
+        f"in {OUTAGES_EVERY} with a dead and a stopped replica too, "
         f"volumes of {chosen.size} MiB in {options.directory}, log limit {chosen.log_limit} MiB, "
         f"{chosen.outage_log_limit} MiB where the replica is dead or stopped"
     )

@@ -25,9 +25,12 @@ from benchmarks.processes import (
     memory_bytes,
     memory_bytes_peak,
 )
-from benchmarks.subjects import ALONE, ASYNC, STOPPED, TARGET_CPU, TGTD, Subject, started
+from benchmarks.subjects import ALONE, ASYNC, DEAD, STOPPED, TARGET_CPU, TGTD, Subject, started
 from benchmarks.workloads import FILL, FLOOD
 
+OUTAGES_EVERY: Final = 3
+"""Subjects whose replica is dead or stopped are in one round of so many: each time it must first be
+there again, which takes longer than the run."""
 FLOOD_TIMES: Final = 3
 """How many times its limit the log is offered while the replica is stopped."""
 Tell = Callable[[str], None]
@@ -78,7 +81,8 @@ def measure(
         for workload in workloads:
             for round_number in range(options.rounds):
                 tell(f"{workload.title}: round {round_number + 1} of {options.rounds}")
-                turns = list(_turns(running, workload))
+                outages = round_number % OUTAGES_EVERY == 0
+                turns = list(_turns(running, workload, outages=outages))
                 chosen.shuffle(turns)
                 for label, subject in turns:
                     yield _sample(client, workload, label, subject, round_number, options)
@@ -111,9 +115,13 @@ def measure_memory(options: Options, tell: Tell) -> Memory:
         )
 
 
-def _turns(running: Sequence[Subject], workload: Workload) -> Iterator[tuple[str, Subject]]:
+def _turns(
+    running: Sequence[Subject], workload: Workload, *, outages: bool
+) -> Iterator[tuple[str, Subject]]:
     """Who is measured in a round, under which name; the bases twice."""
     for subject in running:
+        if subject.name in (DEAD, STOPPED) and not outages:
+            continue
         base = subject.name in (TGTD, ALONE)
         if base or workload.writes:  # a read concerns no replica
             yield subject.name, subject

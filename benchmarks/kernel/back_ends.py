@@ -16,7 +16,7 @@ from typing import Any, Final
 from rtslib_fb import FileIOStorageObject, UserBackedStorageObject
 
 from benchmarks.kernel.plan import FILEIO, OURS, RUNNER
-from benchmarks.kernel.subject import Subject
+from benchmarks.kernel.subject import Subject, fio_disk
 from benchmarks.processes import Pinned, wait_for
 from tests.kernel.inside import rig
 
@@ -43,7 +43,7 @@ def allocated(path: Path, size: int) -> Path:
 def through_loopback(place: Path, size: int) -> Iterator[list[Subject]]:
     """All three as disks by tcm_loop."""
     with _three(place, size) as named, rig.loopback(Units(list(named.values()))) as disks:
-        yield [Subject(name, disk) for name, disk in zip(named, disks, strict=True)]
+        yield [fio_disk(name, path) for name, path in zip(named, disks, strict=True)]
 
 
 @contextmanager
@@ -52,7 +52,7 @@ def through_iscsi(place: Path, size: int) -> Iterator[list[Subject]]:
     with _three(place, size) as named:
         units = Units(list(named.values()))
         with rig.iscsi_target(units), rig.iscsi_login(units) as disks:
-            yield [Subject(name, disk) for name, disk in zip(named, disks, strict=True)]
+            yield [fio_disk(name, path) for name, path in zip(named, disks, strict=True)]
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from typing import Final
 
 from benchmarks.bars import AGAIN, Sample
 from benchmarks.client import Workload
-from benchmarks.kernel import back_ends, fio, replicas
+from benchmarks.kernel import back_ends, replicas
 from benchmarks.kernel.plan import PARTS, PLAN, SAMPLES, Part, Plan
 from benchmarks.kernel.subject import Subject
 
@@ -62,8 +62,7 @@ def _sample(
     part: Part, plan: Plan, workload: Workload, label: str, subject: Subject, round_number: int
 ) -> Sample:
     state_before = subject.settle()
-    figures = fio.run(
-        subject.disk,
+    figures = subject.measure(
         workload,
         seconds=plan.seconds,
         warm_seconds=plan.warm_seconds,

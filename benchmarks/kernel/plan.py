@@ -21,6 +21,8 @@ ASYNC: Final = "pratima, async replica"
 SYNC: Final = "pratima, sync replica"
 DRBD_A: Final = "DRBD 8.4 A"
 DRBD_C: Final = "DRBD 8.4 C"
+ECHO: Final = "ZeroMQ alone"
+"""A block there and an answer back, with nothing else done: no replica of ours can be quicker."""
 
 DELAY_MS: Final = 5
 """Each way between primary and replica, in the part of that name."""
@@ -74,7 +76,7 @@ PARTS: Final = {
         Part(
             "delay",
             f"Replicas {DELAY_MS} ms away, each way",
-            (ASYNC, SYNC, DRBD_A, DRBD_C),
+            (ASYNC, SYNC, DRBD_A, DRBD_C, ECHO),
             DRBD_C,
             _WRITE_NAMES,
         ),
@@ -110,6 +112,7 @@ RATIOS: Final = (
     ("loop", OURS, FILEIO),
     ("iscsi", OURS, FILEIO),
     ("delay", ASYNC, DRBD_A),
+    ("delay", ECHO, DRBD_C),
 )
 """Reported, and judged by no bar."""
 

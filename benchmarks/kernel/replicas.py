@@ -13,8 +13,9 @@ from typing import Final
 
 from benchmarks.kernel import drbd
 from benchmarks.kernel.back_ends import Units, allocated, handler
-from benchmarks.kernel.plan import ASYNC, DELAY_MS, DRBD_A, DRBD_C, OURS, SYNC
-from benchmarks.kernel.subject import Subject
+from benchmarks.kernel.echo import echo
+from benchmarks.kernel.plan import ASYNC, DELAY_MS, DRBD_A, DRBD_C, ECHO, OURS, SYNC
+from benchmarks.kernel.subject import Subject, fio_disk
 from benchmarks.subjects import NO_LINK
 from tests.kernel.inside import rig
 from tests.torture.daemons import Replica
@@ -63,7 +64,7 @@ def beside_none(place: Path, size: int) -> Iterator[list[Subject]]:
 
 @contextmanager
 def far_away(place: Path, size: int) -> Iterator[list[Subject]]:
-    """Ours async and sync, DRBD by protocol A and C, all with the delay."""
+    """Ours async and sync, DRBD by protocol A and C, ZeroMQ alone, all with the delay."""
     with ExitStack() as stack:
         disks = stack.enter_context(_memory_disks(size))
         resources = [
@@ -77,12 +78,14 @@ def far_away(place: Path, size: int) -> Iterator[list[Subject]]:
         ours = stack.enter_context(_as_disks(pairs, size))
         ports = [port for resource in resources for port in resource.ports]
         ports += [port for pair in pairs.values() for port in pair.ports]
+        alone = stack.enter_context(echo(place / "echo"))
+        ports += alone.ports
         stack.enter_context(delayed(ports))
         theirs = [
-            Subject(name, resource.disk, resource.settle, resource.state)
+            fio_disk(name, resource.disk, resource.settle, resource.state)
             for name, resource in zip((DRBD_A, DRBD_C), resources, strict=True)
         ]
-        yield [*ours, *theirs]
+        yield [*ours, *theirs, Subject(ECHO, alone.measure)]
 
 
 @contextmanager
@@ -110,8 +113,8 @@ def _as_disks(pairs: dict[str, Pair], size: int) -> Iterator[list[Subject]]:
         ]
         disks = stack.enter_context(rig.loopback(Units(objects)))
         yield [
-            Subject(name, disk, pair.settle, pair.state)
-            for (name, pair), disk in zip(pairs.items(), disks, strict=True)
+            fio_disk(name, path, pair.settle, pair.state)
+            for (name, pair), path in zip(pairs.items(), disks, strict=True)
         ]
 
 

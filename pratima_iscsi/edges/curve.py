@@ -17,7 +17,13 @@ from zmq.utils import z85
 
 from pratima_iscsi.edges.link_address import LinkAddress
 from pratima_iscsi.edges.link_dial import Dial, DialOptions, Loss, LossKind
-from pratima_iscsi.edges.link_sockets import EventHook, LinkContext, Socket, SocketReader
+from pratima_iscsi.edges.link_sockets import (
+    EventHook,
+    LinkContext,
+    Socket,
+    SocketReader,
+    parts_of,
+)
 from pratima_iscsi.errors import StateError, UsageError
 from pratima_iscsi.limits import CONTROL_BYTES_MAX, HANDSHAKE_SECONDS
 
@@ -127,8 +133,8 @@ class ZapHandler:
             self._reader.close()
             self._socket.close()
 
-    def _read(self) -> int:
-        request = self._socket.recv_multipart(zmq.NOBLOCK)
+    def _read(self, first: zmq.Frame) -> int:
+        request = parts_of(self._socket, first)
         self._socket.send_multipart(self._reply(request))
         return sum(map(len, request))
 

@@ -28,7 +28,7 @@ from pratima_iscsi.edges.curve import (
 )
 from pratima_iscsi.edges.link_address import LinkAddress
 from pratima_iscsi.edges.link_listener import Listener
-from pratima_iscsi.edges.link_sockets import LinkContext, Socket, SocketReader
+from pratima_iscsi.edges.link_sockets import LinkContext, Socket, SocketReader, parts_of
 from pratima_iscsi.edges.socket_place import find_socket, socket_place
 from pratima_iscsi.errors import UsageError
 from pratima_iscsi.limits import (
@@ -149,7 +149,7 @@ class EventPublisher:
             listener.close()
             raise
         loop = asyncio.get_running_loop()
-        self._readers.append(SocketReader(loop, socket, lambda: self._read(socket)))
+        self._readers.append(SocketReader(loop, socket, lambda first: self._read(socket, first)))
         self._sockets.append(socket)
         self._listeners.append(listener)
         return listener
@@ -159,8 +159,8 @@ class EventPublisher:
         self._sockets.pop()
         self._listeners.pop().close()
 
-    def _read(self, socket: Socket) -> int:
-        said = socket.recv_multipart(zmq.NOBLOCK)
+    def _read(self, socket: Socket, first: zmq.Frame) -> int:
+        said = parts_of(socket, first)
         if said == [_SUBSCRIBE_ALL]:
             socket.setsockopt(zmq.SUBSCRIBE, b"")
             self._on_subscriber()

@@ -64,8 +64,9 @@ class DialOptions:
     messages_unsent_max: int
     secure: Callable[[Socket], None]
     handshake_seconds: float = HANDSHAKE_SECONDS
-    on_readable: Callable[[Socket], int] | None = None
-    """Takes one message, which is there, from the socket; None: the socket is never read."""
+    on_message: Callable[[Socket, zmq.Frame], int] | None = None
+    """Gets the first part of each, sees to the others, and gives back the bytes of all; None: the
+    socket is never read."""
     hook: EventHook | None = field(default=None)
 
 
@@ -106,9 +107,11 @@ class Dial:
             self._socket.close()
             raise
         self._reader: SocketReader | None = None
-        if options.on_readable is not None:
-            read = options.on_readable
-            self._reader = SocketReader(self._loop, self._socket, lambda: read(self._socket))
+        if options.on_message is not None:
+            read = options.on_message
+            self._reader = SocketReader(
+                self._loop, self._socket, lambda first: read(self._socket, first)
+            )
         # A name that does not resolve makes no event at all: the timer is what ends that dial.
         self._timer = self._loop.call_later(options.handshake_seconds, self._expired)
         self._socket.connect(address.endpoint)

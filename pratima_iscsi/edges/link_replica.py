@@ -172,10 +172,10 @@ class ReplicaEndpoint:
         ]
         await self_test(self._context, ports, keys.public, self._handshake_seconds)
 
-    def _read_control(self) -> int:
-        parts = self._control.recv_multipart(zmq.NOBLOCK, copy=False)
-        self._receive(parts[0].bytes, parts[1:])
-        return sum(map(len, parts))
+    def _read_control(self, first: zmq.Frame) -> int:
+        parts = self._control.recv_multipart(zmq.NOBLOCK, copy=False) if first.more else []
+        self._receive(first.bytes, parts)
+        return len(first) + sum(map(len, parts))
 
     def _receive(self, peer: bytes, parts: list[zmq.Frame]) -> None:
         user = None if not parts else self._user(parts[0])
@@ -188,8 +188,7 @@ class ReplicaEndpoint:
             return
         self._handler.on_control(peer, user, message)
 
-    def _read_data(self) -> int:
-        frame = self._data.recv(zmq.NOBLOCK, copy=False)
+    def _read_data(self, frame: zmq.Frame) -> int:
         user = self._user(frame)
         view = frame.buffer
         parts = self._skip_parts(frame)

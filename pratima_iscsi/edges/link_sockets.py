@@ -32,6 +32,8 @@ READABLE: Final = int(zmq.POLLIN)
 WRITABLE: Final = int(zmq.POLLOUT)
 """Plain numbers: ``&`` of a flag is Python code, and costs as much as asking the socket."""
 
+_NOW: Final = int(zmq.NOBLOCK)
+
 _MONITOR_EVENT: Final = struct.Struct("=HI")
 """event, value: in the machine's byte order, as libzmq writes it"""
 
@@ -61,18 +63,28 @@ class LinkContext:
 
 def readiness(socket: Socket) -> int:
     """POLLIN and POLLOUT as they are now; makes libzmq take in what its I/O thread has told."""
-    return int(socket.getsockopt(zmq.EVENTS))
+    # getsockopt(EVENTS) says the same, but makes an enumeration of its argument first, in Python.
+    ready = zmq.zmq_poll([(socket, READABLE | WRITABLE)], 0)
+    return ready[0][1] if ready else 0
+
+
+def parts_of(socket: Socket, first: zmq.Frame) -> list[bytes]:
+    """All parts of the message that began with ``first``: ZeroMQ delivers a message whole."""
+    if not first.more:
+        return [first.bytes]
+    return [first.bytes, *socket.recv_multipart(zmq.NOBLOCK)]
 
 
 class SocketReader:
     """Calls ``read`` on the loop for each message that the socket has, while it is not closed.
 
-    ``read`` takes one message, which is there, and gives back its bytes. After READS_PER_TURN_MAX
-    messages, or READ_BYTES_PER_TURN, the loop's other work comes first.
+    ``read`` gets the first part of it, sees to the others (``parts_of``), and gives back the bytes
+    of all. After READS_PER_TURN_MAX messages, or READ_BYTES_PER_TURN, the loop's other work comes
+    first.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, socket: Socket, read: Callable[[], int]
+        self, loop: asyncio.AbstractEventLoop, socket: Socket, read: Callable[[zmq.Frame], int]
     ) -> None:
         self._loop = loop
         self._socket = socket
@@ -116,11 +128,14 @@ class SocketReader:
         """Read as much as one turn may; whether more may be there."""
         budget = READ_BYTES_PER_TURN
         for _ in range(READS_PER_TURN_MAX):
-            # Asked beforehand: an exception after each last message costs more than the message.
-            if not readiness(self._socket) & READABLE:
+            try:
+                part = self._socket.recv(_NOW, copy=False)
+            except zmq.Again:
                 return False
-            budget -= self._read()
-            if self._closed:
+            budget -= self._read(part)
+            # The first one woke us. The next one is asked for beforehand: an exception after each
+            # last message costs more than the message.
+            if self._closed or not readiness(self._socket) & READABLE:
                 return False
             if budget <= 0:
                 break
@@ -192,18 +207,15 @@ class Monitor:
         self._closed = True
         self._reader.close()
         while readiness(self._socket) & READABLE:
-            self._receive()
+            self._socket.recv_multipart(zmq.NOBLOCK)
         self._watched.disable_monitor()
         self._socket.close()
 
-    def _read(self) -> int:
-        event = self._receive()
+    def _read(self, first: zmq.Frame) -> int:
+        head, endpoint = parts_of(self._socket, first)
+        number, value = _MONITOR_EVENT.unpack(head)
+        event = SocketEvent(SocketEventKind(number), value, endpoint.decode(errors="replace"))
         if self._hook is not None:
             self._hook(event.kind.name, event.endpoint, str(event.value))
         self._heard(event)
         return _MONITOR_EVENT.size
-
-    def _receive(self) -> SocketEvent:
-        head, endpoint = self._socket.recv_multipart(zmq.NOBLOCK)
-        number, value = _MONITOR_EVENT.unpack(head)
-        return SocketEvent(SocketEventKind(number), value, endpoint.decode(errors="replace"))

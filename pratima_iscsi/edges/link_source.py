@@ -13,7 +13,7 @@ import zmq
 from pratima_iscsi.edges.curve import CurveKeys, check_public_key, plain_or_keys, secure_client
 from pratima_iscsi.edges.link_address import LinkAddress
 from pratima_iscsi.edges.link_dial import Dial, DialOptions, Loss, LossKind
-from pratima_iscsi.edges.link_sockets import EventHook, LinkContext, Socket
+from pratima_iscsi.edges.link_sockets import EventHook, LinkContext, Socket, parts_of
 from pratima_iscsi.errors import RemoteProtocolError, UsageError
 from pratima_iscsi.limits import (
     BACKOFF_SECONDS_MAX,
@@ -184,8 +184,8 @@ class SourceLink:
         self._data = None
         self._handler.on_data_lost(loss.reason)
 
-    def _read_control(self, socket: Socket) -> int:
-        parts = socket.recv_multipart(zmq.NOBLOCK)
+    def _read_control(self, socket: Socket, first: zmq.Frame) -> int:
+        parts = parts_of(socket, first)
         self._receive(parts)
         return sum(map(len, parts))
 

@@ -8,6 +8,7 @@ is opened again; only a lack of room is waited for.
 
 import asyncio
 import errno
+import os
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -181,6 +182,9 @@ class ReplicaGroup:
         match effect:
             case fx.Tell():
                 self._tell(effect.peer, effect.message)
+                # A write may wait for it, and nobody for what follows. Where the thread that
+                # carries it has no processor of its own, it would have its turn after that.
+                os.sched_yield()
             case fx.Notice():
                 self._notice(self.name, effect)
             case fx.WriteJournal():

@@ -9,6 +9,7 @@ import pytest
 from benchmarks import __main__ as command
 from benchmarks.bars import AGAIN, Judged, Memory, Metric, Ratio, Sample, Verdict, judge, ratio
 from benchmarks.client import Client, Figures
+from benchmarks.kernel.echo import OVERHEAD_BYTES, echo
 from benchmarks.processes import MeasurementFailed, free_port
 from benchmarks.subjects import ALONE, ASYNC, DEAD, NAMES, SETTLED, TGTD
 from benchmarks.tgtd import tgtd
@@ -208,3 +209,12 @@ def test_one_tiny_round_of_every_subject_gives_a_whole_report(
     for subject in subjects:
         assert f"| {subject} |" in said.out
     assert "## Bars" in said.out
+
+
+def test_the_echo_sends_whole_blocks_and_counts_what_came_back(tmp_path: Path) -> None:
+    far, workload = tmp_path / "far", WORKLOADS["write-32"]
+    with echo(far) as alone:
+        figures = alone.measure(workload, seconds=0.05, warm_seconds=0.0, seed=1)
+    assert far.stat().st_size == workload.block_bytes + OVERHEAD_BYTES
+    assert figures.commands > 0
+    assert 0 < figures.p50_us <= figures.p99_us <= figures.max_us

@@ -148,7 +148,7 @@ def test_every_bar_and_ratio_names_what_is_measured() -> None:
         assert {subject, base} <= set(PARTS[name].subjects)
     assert SUBJECTS.keys() == PARTS.keys()
     plan = Plan(tuple(PARTS), tuple(WORKLOADS), 2, 1.0, 0.1, 1 << 20, 1)
-    assert plan.runs() == 2 * (2 * 4 * 6 + 3 * 2 + 5 * 2)
+    assert plan.runs() == 2 * (2 * 4 * 6 + 3 * 2 + 6 * 2)
 
 
 def test_the_report_has_medians_ratios_verdicts_and_who_disturbed() -> None:

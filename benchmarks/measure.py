@@ -1,7 +1,7 @@
 """The run: subjects started once, then rounds in which each is measured right after the others.
 
-One rule: what is compared is interleaved. The order inside a round is drawn anew from a seed, so
-that no subject always follows the same neighbour.
+One rule: what is compared is interleaved, and stands side by side: a machine that others use too
+may be twice as quick a few seconds later. Which of two comes first is drawn anew for each round.
 """
 
 import os
@@ -82,8 +82,9 @@ def measure(
             for round_number in range(options.rounds):
                 tell(f"{workload.title}: round {round_number + 1} of {options.rounds}")
                 outages = round_number % OUTAGES_EVERY == 0
-                turns = list(_turns(running, workload, outages=outages))
-                chosen.shuffle(turns)
+                turns = turns_of(running, workload, outages=outages)
+                if chosen.random() < 0.5:
+                    turns.reverse()
                 for label, subject in turns:
                     yield _sample(client, workload, label, subject, round_number, options)
 
@@ -115,18 +116,21 @@ def measure_memory(options: Options, tell: Tell) -> Memory:
         )
 
 
-def _turns(
+def turns_of(
     running: Sequence[Subject], workload: Workload, *, outages: bool
-) -> Iterator[tuple[str, Subject]]:
-    """Who is measured in a round, under which name; the bases twice."""
+) -> list[tuple[str, Subject]]:
+    """Who is measured in a round, under which name, in an order that has those side by side whose
+    rates are compared; the bases twice."""
+    places = {}
     for subject in running:
-        if subject.name in (DEAD, STOPPED) and not outages:
-            continue
-        base = subject.name in (TGTD, ALONE)
-        if base or workload.writes:  # a read concerns no replica
-            yield subject.name, subject
-        if base:
-            yield subject.name + AGAIN, subject
+        if subject.name in (TGTD, ALONE) or workload.writes:  # a read concerns no replica
+            places[subject.name] = subject
+        if subject.name in (TGTD, ALONE):
+            places[subject.name + AGAIN] = subject
+    order = [TGTD + AGAIN, TGTD, ALONE, ASYNC, ALONE + AGAIN]
+    if outages:
+        order += [DEAD, STOPPED]
+    return [(name, places[name]) for name in order if name in places]
 
 
 def _sample(

@@ -3,6 +3,8 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -10,8 +12,9 @@ from benchmarks import __main__ as command
 from benchmarks.bars import AGAIN, Judged, Memory, Metric, Ratio, Sample, Verdict, judge, ratio
 from benchmarks.client import Client, Figures
 from benchmarks.kernel.echo import OVERHEAD_BYTES, echo
+from benchmarks.measure import turns_of
 from benchmarks.processes import MeasurementFailed, free_port
-from benchmarks.subjects import ALONE, ASYNC, DEAD, NAMES, SETTLED, TGTD
+from benchmarks.subjects import ALONE, ASYNC, DEAD, NAMES, SETTLED, STOPPED, TGTD, Subject
 from benchmarks.tgtd import tgtd
 from benchmarks.workloads import WORKLOADS
 
@@ -89,6 +92,23 @@ def test_a_run_that_began_out_of_sync_fails_its_bar_and_says_so() -> None:
     bar = verdict_on(judged, 2, "write, depth 32: pratima, async replica / pratima")
     assert bar.verdict is Verdict.NOT_MET
     assert "RESYNCING" in bar.remark
+
+
+@pytest.mark.parametrize(
+    ("workload", "outages", "expected"),
+    [
+        ("read-1", True, [TGTD + AGAIN, TGTD, ALONE, ALONE + AGAIN]),
+        ("write-1", False, [TGTD + AGAIN, TGTD, ALONE, ASYNC, ALONE + AGAIN]),
+        ("write-1", True, [TGTD + AGAIN, TGTD, ALONE, ASYNC, ALONE + AGAIN, DEAD, STOPPED]),
+    ],
+)
+def test_whose_rates_are_compared_stand_side_by_side(
+    workload: str, outages: bool, expected: list[str]
+) -> None:
+    running = [cast("Subject", SimpleNamespace(name=name)) for name in NAMES]
+    turns = turns_of(running, WORKLOADS[workload], outages=outages)
+    assert [name for name, _ in turns] == expected
+    assert all(name.removesuffix(AGAIN) == subject.name for name, subject in turns)
 
 
 def test_ratios_are_taken_inside_rounds() -> None:

@@ -114,6 +114,7 @@ def measure(plan: Plan, share: Path, samples: list[Sample], tell: Tell) -> None:
 
     try:
         with lab.Guest(share, guest_tests.target_jobs(JOB, "-m", MODULE), machine) as guest:
+            guest.wait_for(lab.UP)  # by then it is the process that stays
             reader = Reader(share / SAMPLES, guest.pid, told)
 
             def over() -> bool:

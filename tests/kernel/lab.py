@@ -8,6 +8,8 @@ directory that crosses uncached. `inside.py` runs pytest as such a job.
 
 One rule: a guest ends. Every job has a time limit inside, the whole run has one outside, QEMU
 dies with the process that started it, and whatever went wrong comes with the console's last words.
+Only a kernel that did not come up, before anything of ours ran, is booted once more, and a warning
+says so: an emulated processor was seen to interrupt itself for ever, with an empty console.
 """
 
 import contextlib
@@ -15,6 +17,7 @@ import os
 import shutil
 import subprocess
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface
@@ -27,6 +30,9 @@ from tests.kernel import image
 JOB_SECONDS_MAX: Final = 240
 BOOT_SECONDS_MAX: Final = 120
 """Boot and power-off take ~10 s on a quiet machine; this is what a drowning one may need."""
+BOOTS_MAX: Final = 2
+UP: Final = "up"
+"""The file that a guest leaves in the share as soon as it can."""
 CONSOLE_LINES_SHOWN: Final = 60
 POLL_SECONDS: Final = 0.05
 HOST_ADDRESS: Final = "10.0.2.2"
@@ -46,6 +52,10 @@ PROGRAMS: Final = {
 
 class GuestFailed(AssertionError):
     """The guest died, hung or left a job undone; the message ends with its console."""
+
+
+class NeverUpWarning(UserWarning):
+    """A guest's kernel did not come up, and was booted once more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +126,8 @@ class Guest:
         self.machine = machine
         self.console = share / "console"
         self.seconds_max = BOOT_SECONDS_MAX + machine.job_seconds_max * len(jobs)
+        self._up = share / UP
+        self._boots = 0
         (share / "jobs").mkdir()
         for name, script in jobs.items():
             (share / "jobs" / name).write_text(script)
@@ -126,6 +138,10 @@ class Guest:
             (share / "network").write_text("".join(f"{address}\n" for address in addresses))
 
     def __enter__(self) -> Self:
+        self._boot()
+        return self
+
+    def _boot(self) -> None:
         self._process = subprocess.Popen(
             _qemu(image.kernel(), self.share, self.console, self.machine),
             stdin=subprocess.DEVNULL,
@@ -133,8 +149,10 @@ class Guest:
             stderr=subprocess.PIPE,
             text=True,
         )
-        self._until = time.monotonic() + self.seconds_max
-        return self
+        self._boots += 1
+        now = time.monotonic()
+        self._until = now + self.seconds_max
+        self._up_until = now + BOOT_SECONDS_MAX
 
     def __exit__(
         self,
@@ -165,19 +183,37 @@ class Guest:
     def wait_until(self, predicate: Callable[[], bool], what: str) -> None:
         """Wait until something is so; GuestFailed when the guest ends before."""
         while not predicate():
-            if self._process.poll() is not None or time.monotonic() > self._until:
+            if not self._goes_on():
                 raise self._failure(f"it did not come to be that {what}")
             time.sleep(POLL_SECONDS)
 
+    def _goes_on(self) -> bool:
+        """Whether there is something to wait for; boots once more what never came up."""
+        if self._process.poll() is not None:
+            return False
+        now = time.monotonic()
+        if now > self._up_until and self._boots < BOOTS_MAX and not self._up.exists():
+            warnings.warn(
+                f"a guest was not up after {BOOT_SECONDS_MAX} s and is booted once more: "
+                f"{_tail(self._said()) or 'its console is empty'}",
+                NeverUpWarning,
+                stacklevel=3,
+            )
+            self.kill()
+            self._boot()
+        return now <= self._until
+
     def finish(self) -> dict[str, JobResult]:
         """Wait for the end of all jobs; see ``run_guest``."""
-        fate = ""
-        try:
-            _, said = self._process.communicate(timeout=max(0.0, self._until - time.monotonic()))
-            fate = f"QEMU ended with {self._process.returncode} {said.strip()}"
-        except subprocess.TimeoutExpired:
+        while self._goes_on():
+            time.sleep(POLL_SECONDS)
+        if self._process.poll() is None:
             fate = f"QEMU was killed after {self.seconds_max} s"
             self.kill()
+        else:
+            assert self._process.stderr is not None
+            said = self._process.stderr.read().strip()
+            fate = f"QEMU ended with {self._process.returncode} {said}"
         if any(not (self.share / f"{name}.rc").exists() for name in self.jobs):
             raise self._failure(fate)
         said = self._said()

@@ -1,5 +1,8 @@
 """The lab itself: what it misses it names; a guest that dies is reported with its last words."""
 
+import shlex
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,53 @@ from tests.kernel import lab
 def test_a_missing_program_is_named_by_its_package() -> None:
     programs = {"sh": "dash", "no-such-program-anywhere": "its-package"}
     assert lab.missing_packages(programs) == ["its-package"]
+
+
+HANGS = "exec sleep 1000"
+Boots = Callable[[str], None]
+
+
+@pytest.fixture
+def boots(monkeypatch: pytest.MonkeyPatch) -> Boots:
+    """Says what each boot does, in shell, in the place of QEMU."""
+    scripts: list[str] = []
+    monkeypatch.setattr(lab.image, "kernel", lambda: None)
+    monkeypatch.setattr(lab, "_qemu", lambda *_: ["sh", "-c", scripts.pop(0)])
+    monkeypatch.setattr(lab, "BOOT_SECONDS_MAX", 0.2)
+    return scripts.append
+
+
+def up(share: Path) -> str:
+    return f"cd {shlex.quote(str(share))}; : >{lab.UP}"
+
+
+def test_a_kernel_that_did_not_come_up_is_booted_once_more_and_a_warning_says_so(
+    tmp_path: Path, boots: Boots
+) -> None:
+    boots(HANGS)
+    boots(f"{up(tmp_path)}; echo 0 >job.rc; echo done >job.log")
+    with pytest.warns(lab.NeverUpWarning, match="its console is empty"):
+        results = lab.run_guest(tmp_path, {"job": "true"})
+    assert (results["job"].rc, results["job"].log) == (0, "done\n")
+
+
+def test_a_kernel_that_does_not_come_up_twice_is_a_failure(tmp_path: Path, boots: Boots) -> None:
+    boots(HANGS)
+    boots(HANGS)
+    with (
+        pytest.warns(lab.NeverUpWarning),
+        pytest.raises(lab.GuestFailed, match=r"QEMU was killed .* undone: job"),
+    ):
+        lab.run_guest(tmp_path, {"job": "true"}, lab.Machine(job_seconds_max=0))
+
+
+def test_a_guest_that_is_up_has_the_time_of_its_jobs_and_is_not_booted_again(
+    tmp_path: Path, boots: Boots
+) -> None:
+    boots(f"{up(tmp_path)}; sleep 0.6; echo 3 >job.rc; : >job.log")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert lab.run_guest(tmp_path, {"job": "exit 3"})["job"].rc == 3
 
 
 @pytest.mark.guest

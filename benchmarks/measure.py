@@ -121,16 +121,12 @@ def turns_of(
 ) -> list[tuple[str, Subject]]:
     """Who is measured in a round, under which name, in an order that has those side by side whose
     rates are compared; the bases twice."""
-    places = {}
-    for subject in running:
-        if subject.name in (TGTD, ALONE) or workload.writes:  # a read concerns no replica
-            places[subject.name] = subject
-        if subject.name in (TGTD, ALONE):
-            places[subject.name + AGAIN] = subject
-    order = [TGTD + AGAIN, TGTD, ALONE, ASYNC, ALONE + AGAIN]
-    if outages:
-        order += [DEAD, STOPPED]
-    return [(name, places[name]) for name in order if name in places]
+    subjects = {subject.name: subject for subject in running}
+    whole = [ASYNC] if workload.writes else []  # a read concerns no replica
+    broken = [DEAD, STOPPED] if workload.writes and outages else []
+    order = [TGTD + AGAIN, TGTD, ALONE, *whole, ALONE + AGAIN, *broken]
+    turns = [(name, name.removesuffix(AGAIN)) for name in order]
+    return [(name, subjects[own]) for name, own in turns if own in subjects]
 
 
 def _sample(

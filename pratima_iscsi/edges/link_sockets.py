@@ -32,8 +32,6 @@ READABLE: Final = int(zmq.POLLIN)
 WRITABLE: Final = int(zmq.POLLOUT)
 """Plain numbers: ``&`` of a flag is Python code, and costs as much as asking the socket."""
 
-_NOW: Final = int(zmq.NOBLOCK)
-
 _MONITOR_EVENT: Final = struct.Struct("=HI")
 """event, value: in the machine's byte order, as libzmq writes it"""
 
@@ -129,7 +127,7 @@ class SocketReader:
         budget = READ_BYTES_PER_TURN
         for _ in range(READS_PER_TURN_MAX):
             try:
-                part = self._socket.recv(_NOW, copy=False)
+                part = self._socket.recv(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return False
             budget -= self._read(part)

@@ -29,15 +29,15 @@ def boots(monkeypatch: pytest.MonkeyPatch) -> Boots:
     return scripts.append
 
 
-def up(share: Path) -> str:
-    return f"cd {shlex.quote(str(share))}; : >{lab.UP}"
+def done(share: Path, rc: int) -> str:
+    return f"cd {shlex.quote(str(share))}; echo {rc} >job.rc; echo done >job.log"
 
 
 def test_a_kernel_that_did_not_come_up_is_booted_once_more_and_a_warning_says_so(
     tmp_path: Path, boots: Boots
 ) -> None:
     boots(HANGS)
-    boots(f"{up(tmp_path)}; echo 0 >job.rc; echo done >job.log")
+    boots(done(tmp_path, 0))
     with pytest.warns(lab.NeverUpWarning, match="its console is empty"):
         results = lab.run_guest(tmp_path, {"job": "true"})
     assert (results["job"].rc, results["job"].log) == (0, "done\n")
@@ -56,7 +56,8 @@ def test_a_kernel_that_does_not_come_up_twice_is_a_failure(tmp_path: Path, boots
 def test_a_guest_that_is_up_has_the_time_of_its_jobs_and_is_not_booted_again(
     tmp_path: Path, boots: Boots
 ) -> None:
-    boots(f"{up(tmp_path)}; sleep 0.6; echo 3 >job.rc; : >job.log")
+    (tmp_path / lab.UP).touch()
+    boots(f"sleep 0.6; {done(tmp_path, 3)}")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert lab.run_guest(tmp_path, {"job": "exit 3"})["job"].rc == 3

@@ -14,7 +14,7 @@ from setuptools import setup
 ROOT = Path("pratima_iscsi")
 HOT_PATH = (
     *("backstore.py", "block_write_table.py", "blocks.py"),
-    *("operations.py", "ordered_log.py", "records.py", "sent_batch.py"),
+    *("frame_memory.py", "operations.py", "ordered_log.py", "records.py", "sent_batch.py"),
     *("replication/*.py", "scsi/*.py", "iscsi/*.py", "tcmu/*.py"),
     *("edges/portal.py", "edges/tcmu_devices.py", "edges/files.py", "edges/volume.py"),
     *("edges/journal.py", "edges/kept_units.py"),

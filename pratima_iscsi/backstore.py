@@ -255,7 +255,7 @@ class Backstore:
         for operation in waiting:
             if operation.kind > ZERO or operation.volume in failed:
                 break
-            size = len(operation.payload) + RECORD_OVERHEAD_BYTES
+            size = operation.payload_bytes + RECORD_OVERHEAD_BYTES
             if cost + size > room:
                 break
             cost += size

@@ -24,6 +24,12 @@ CREDITS_BYTES_MAX: Final = 256 * MIB
 BATCH_BYTES_MAX: Final = 256 * KIB
 """Payload after which a batch is closed; one larger record makes a batch of its own."""
 BATCH_RECORDS_MAX: Final = 1024
+LAID_OUT_RECORDS_MAX: Final = 512
+"""A frame of more records has its data copied once more."""
+FRAME_HEAD_BYTES: Final = 16 * KIB + 128
+"""Room for the header and the table entries of so many records, before data that is laid out."""
+FRAME_MEMORIES_MAX: Final = 32
+"""The memory of so many frames, each with room for a head and a batch, is used again."""
 FRAME_BYTES_MAX: Final = TRANSFER_BYTES_MAX + MIB
 COALESCE_SECONDS: Final = 0.002
 """How long a link may hold back a batch that is not full."""

@@ -8,6 +8,8 @@ import enum
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from pratima_iscsi.frame_memory import FrameMemory
+
 Buffer = bytes | bytearray | memoryview
 
 Done = Callable[[OSError | None], None]
@@ -74,8 +76,11 @@ class Operation:
         "kind",
         "length",
         "lent",
+        "memory",
         "offset",
         "payload",
+        "payload_digest",
+        "place",
         "sequence",
         "started",
         "transform",
@@ -89,7 +94,7 @@ class Operation:
         volume: int,
         offset: int,
         length: int,
-        payload: bytes = b"",
+        payload: Buffer = b"",
         *,
         fua: bool = False,
         done: Done | None = None,
@@ -108,10 +113,20 @@ class Operation:
         self.lent: memoryview | None = None
         """Instead of a payload: a buffer of somebody else's, good until this turn of the loop ends.
         Only in a group that keeps no payload, for it has no links."""
+        self.memory: FrameMemory | None = None
+        """Where the payload lies as the next frame is to have it, at ``place``; its digest is known
+        then."""
+        self.place = 0
+        self.payload_digest = b""
         self.changed = False
         self.sequence = 0
         self.started = 0.0
         self.error: OSError | None = None
+
+    @property
+    def payload_bytes(self) -> int:
+        """Length of the payload that its record has."""
+        return self.length if self.kind == WRITE else 0
 
     def own(self) -> None:
         """Copy what is only lent."""

@@ -14,10 +14,13 @@ from typing import Final
 
 from xxhash import xxh3_64_digest, xxh3_128_digest
 
+from pratima_iscsi.frame_memory import SHARED, FrameMemory
 from pratima_iscsi.limits import (
     BATCH_BYTES_MAX,
     BATCH_RECORDS_MAX,
     COALESCE_SECONDS,
+    FRAME_HEAD_BYTES,
+    LAID_OUT_RECORDS_MAX,
     RECORD_OVERHEAD_BYTES,
     TAIL_SECONDS,
 )
@@ -45,9 +48,12 @@ class OrderedLog:
 
     __slots__ = (
         "_digest",
+        "_memory",
         "bytes",
+        "lays_out",
         "limit",
         "low_mark",
+        "memories",
         "queues",
         "room",
         "tail",
@@ -65,6 +71,11 @@ class OrderedLog:
         self.tail_at = 0.0
         """When the first write of the tail came."""
         self.tail_bytes = 0
+        self.lays_out = False
+        """Whether writes are laid out when they come: the ones before them went from the tail."""
+        self.memories = SHARED
+        self._memory: FrameMemory | None = None
+        """What writes are laid out in."""
         self._digest = NO_HISTORY
 
     @property
@@ -88,13 +99,28 @@ class OrderedLog:
         """Put writes, ``cost`` bytes together, into the tail; they go into every queue."""
         if not self.tail:
             self.tail_at = now
+        self.lays_out = len(self.queues) == 1
         self.tail += writes
         self.tail_bytes += cost
         self.bytes += cost
         assert self.bytes <= self.limit, "the log is over its limit"
 
+    def lay_out(self, operation: Operation, data: memoryview) -> None:
+        """Take in the data of a write that has just come: put it where its frame will have it, and
+        see to its digest while the cache has it."""
+        memory, length = self._memory, operation.length
+        if length > self.memories.payload_bytes_max:
+            operation.payload = data.tobytes()
+            return
+        if memory is None or not memory.fits(length):
+            memory = self._memory = self.memories.next()
+        operation.memory, operation.place = memory, memory.end
+        payload = operation.payload = memory.put(data, length)
+        operation.payload_digest = xxh3_64_digest(payload)
+
     def seal(self) -> None:
         """Make the tail records, in every queue."""
+        self.lays_out = False
         if not self.tail:
             return
         writes, cost = self.tail, self.tail_bytes
@@ -108,7 +134,7 @@ class OrderedLog:
         """The records of admitted writes, in their order; the digest goes on over them."""
         entries, digests = self._entries_of(writes)
         return [
-            Record(entry, write.payload, digest)
+            Record(entry, bytes(write.payload), digest)
             for write, entry, digest in zip(writes, entries, digests, strict=True)
         ]
 
@@ -118,25 +144,41 @@ class OrderedLog:
 
     def take_tail(self, bytes_max: int) -> SentWrites:
         """Take one batch out of the tail (``bytes_max`` of payload, or one longer write)."""
-        writes, cost = self.tail, self.tail_bytes
-        if cost <= bytes_max and len(writes) <= BATCH_RECORDS_MAX:
-            self.tail = []
-        else:
-            count = size = 0
-            for write in writes[:BATCH_RECORDS_MAX]:
-                payload_bytes = len(write.payload)
-                if count and size + payload_bytes > bytes_max:
-                    break
-                count += 1
-                size += payload_bytes
-            writes, self.tail = writes[:count], writes[count:]
-            cost = size + count * RECORD_OVERHEAD_BYTES
+        count, size, memory = self._next_batch(bytes_max)
+        writes, self.tail = self.tail[:count], self.tail[count:]
+        cost = size + count * RECORD_OVERHEAD_BYTES
         self.tail_bytes -= cost
         before = self._digest
         entries, digests = self._entries_of(writes)
-        payloads: list[Buffer] = [write.payload for write in writes]
         last = writes[-1].sequence, digests[-1]
-        return SentWrites(entries, payloads, cost, before=before, last=last)
+        if memory is None:
+            payloads: list[Buffer] = [write.payload for write in writes]
+            return SentWrites(entries, payloads, cost, before=before, last=last)
+        if self._memory is memory:
+            self._memory = None
+        return SentWrites(entries, [], cost, before=before, last=last, area=memory.around())
+
+    def _next_batch(self, bytes_max: int) -> tuple[int, int, FrameMemory | None]:
+        """How many writes of the tail are the next batch, how many bytes their payloads have, and
+        the memory that has these where their frame is to have them and nothing else; None: there is
+        none, or it is far more than they need.
+
+        A batch ends where memory begins: those behind one that was not in step with it are.
+        """
+        memory = self.tail[0].memory
+        count = size = 0
+        for write in self.tail[:BATCH_RECORDS_MAX]:
+            payload_bytes, place = write.payload_bytes, write.place
+            if count and (size + payload_bytes > bytes_max or place == FRAME_HEAD_BYTES):
+                break
+            if payload_bytes and (write.memory is not memory or place != FRAME_HEAD_BYTES + size):
+                memory = None
+            count += 1
+            size += payload_bytes
+        if memory is None or memory.end != FRAME_HEAD_BYTES + size:
+            return count, size, None
+        fitting = memory.half_full and count <= LAID_OUT_RECORDS_MAX
+        return count, size, memory if fitting else None
 
     def _entries_of(self, writes: Iterable[Operation]) -> tuple[list[bytes], list[bytes]]:
         """The table entries of admitted writes, and the digest after each of them."""
@@ -145,17 +187,18 @@ class OrderedLog:
         entries: list[bytes] = []
         digests: list[bytes] = []
         for write in writes:
-            payload = write.payload
             entry = pack(
                 write.kind,
                 0,
                 write.volume,
-                len(payload),
+                write.payload_bytes,
                 write.sequence,
                 write.offset,
                 write.length,
             )
-            digest = hash_history(digest + entry + hash_payload(payload))
+            digest = hash_history(
+                digest + entry + (write.payload_digest or hash_payload(write.payload))
+            )
             entries.append(entry)
             digests.append(digest)
         self._digest = digest

@@ -15,10 +15,12 @@ from pratima_iscsi.records import ENTRY, Record, next_history
 class SentBatch:
     """Records that were sent in one frame."""
 
-    __slots__ = ("_records", "cost", "count", "plain")
+    __slots__ = ("_records", "area", "cost", "count", "plain")
 
     def __init__(self, records: list[Record], cost: int, *, plain: bool) -> None:
         self._records = records
+        self.area: memoryview | None = None
+        """Where their payloads lie with room for the rest of their frame, until ``keep``."""
         self.count = len(records)
         self.cost = cost
         """Bytes that they count for in the ordered log."""
@@ -62,6 +64,7 @@ class SentWrites(SentBatch):
         *,
         before: bytes,
         last: tuple[int, bytes],
+        area: memoryview | None = None,
     ) -> None:
         """``before`` is the history digest before the first of them, ``last`` sequence and digest
         of the last."""
@@ -72,11 +75,13 @@ class SentWrites(SentBatch):
         self._data: memoryview | None = None
         self._before = before
         self._last = last
+        self.area = area
 
     def keep(self, data: memoryview) -> None:
         """``data`` is their payloads, one behind the other, in the frame: keep that instead."""
         self._data = data
         self._payloads = []
+        self.area = None
 
     @property
     def records(self) -> list[Record]:

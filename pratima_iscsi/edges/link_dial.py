@@ -28,6 +28,7 @@ from pratima_iscsi.edges.link_sockets import (
 )
 from pratima_iscsi.edges.peer_probe import probe
 from pratima_iscsi.limits import HANDSHAKE_SECONDS, PEER_DEAD_SECONDS
+from pratima_iscsi.operations import Buffer
 
 
 class LossKind(enum.Enum):
@@ -116,7 +117,7 @@ class Dial:
         self._timer = self._loop.call_later(options.handshake_seconds, self._expired)
         self._socket.connect(address.endpoint)
 
-    def send(self, message: bytes | bytearray) -> bool:
+    def send(self, message: Buffer) -> bool:
         """Hand one message over, copied; False when the socket is not ready or is full."""
         if not self.ready:
             return False
@@ -154,7 +155,7 @@ class Dial:
         self._mechanism = "NULL" if socket.mechanism == zmq.NULL else "CURVE"
         return socket
 
-    def _try_send(self, message: bytes | bytearray) -> bool:
+    def _try_send(self, message: Buffer) -> bool:
         try:
             self._socket.send(message, zmq.NOBLOCK)
         except zmq.Again:

@@ -26,6 +26,7 @@ from pratima_iscsi.limits import (
     HANDSHAKE_SECONDS,
     KIB,
 )
+from pratima_iscsi.operations import Buffer
 from pratima_iscsi.replication.messages import Message, ToSource, decode_to_source, encode
 
 _DATA_ANSWER_BYTES_MAX = 64 * KIB
@@ -160,7 +161,7 @@ class SourceLink:
             self._data.close()
             self._data = None
 
-    def send_frame(self, frame: bytes | bytearray) -> bool:
+    def send_frame(self, frame: Buffer) -> bool:
         """Hand one frame over (copied); False: there is no room or no connection, and the session
         is to be closed, for a frame would be missing."""
         assert len(frame) <= FRAME_BYTES_MAX

@@ -15,7 +15,7 @@ from pratima_iscsi import limits
 from pratima_iscsi.backstore import Backstore
 from pratima_iscsi.edges.source_store import SourceStore
 from pratima_iscsi.engine.local_volume import LocalVolume
-from pratima_iscsi.operations import Operation
+from pratima_iscsi.operations import Buffer, Operation
 from pratima_iscsi.replication import effects as fx
 from pratima_iscsi.replication.growth import GrowthDone
 from pratima_iscsi.replication.messages import Message
@@ -31,7 +31,7 @@ class LinkEdge(Protocol):
     def send_control(self, message: Message) -> bool:
         """Send one message, or say that there is no connection."""
 
-    def send_frame(self, frame: bytearray) -> bool:
+    def send_frame(self, frame: Buffer) -> bool:
         """Send one frame, or say that there is no room."""
 
     def open_session(self) -> None:
@@ -54,6 +54,7 @@ class SourceGroup:
         report: Listener,
     ) -> None:
         self.backstore = backstore
+        self.log = backstore.log
         self.volumes = volumes
         self.links: list[LinkEdge] = []
         self.sessions: dict[int, bytes] = {}

@@ -61,6 +61,9 @@ class VolumeStorage:
             operation = Operation(WRITE, self._index, offset, length, fua=fua, done=done)
             operation.lent = view
             group.lent = True
+        elif view is not None and group.log.lays_out:
+            operation = Operation(WRITE, self._index, offset, length, fua=fua, done=done)
+            group.log.lay_out(operation, view)
         else:
             payload = bytes(data) if view is None else view.tobytes()  # in half of the time
             operation = Operation(WRITE, self._index, offset, length, payload, fua=fua, done=done)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import msgspec
 
 from pratima_iscsi.blocks import BlockRange
-from pratima_iscsi.operations import Done, Operation
+from pratima_iscsi.operations import Buffer, Done, Operation
 from pratima_iscsi.positions import History
 from pratima_iscsi.replication.messages import Message
 
@@ -73,7 +73,7 @@ class SendFrame(msgspec.Struct, frozen=True):
     """Send one frame on the data channel."""
 
     link: int
-    frame: bytearray
+    frame: Buffer
 
 
 class ReadBlocks(msgspec.Struct, frozen=True):

@@ -14,7 +14,7 @@ one begins where the replica says that it stands.
 from typing import Final
 
 from pratima_iscsi import limits
-from pratima_iscsi.operations import RecordKind
+from pratima_iscsi.operations import Buffer, RecordKind
 from pratima_iscsi.positions import LinkSequence, Position
 from pratima_iscsi.records import End, make_record
 from pratima_iscsi.replication import clean, handshake
@@ -45,6 +45,7 @@ from pratima_iscsi.replication.states import Connection, LinkState, Mode, Replic
 from pratima_iscsi.replication.wire import (
     PROTOCOL_VERSION,
     BatchHeader,
+    encode_around,
     encode_batch,
     payloads_of,
 )
@@ -493,7 +494,7 @@ class Link(LinkCover):
                 self._send_batch(first_n, generation, batch, now)
                 queue.unsent_at = now
 
-    def _send_batch(self, first_n: int, generation: int, batch: SentBatch, now: float) -> bytearray:
+    def _send_batch(self, first_n: int, generation: int, batch: SentBatch, now: float) -> Buffer:
         """Send one batch of the queue's: its frame."""
         kinds = _NO_MARKS if batch.plain else {record.entry[0] for record in batch.records}
         sequence, _ = batch.last_counted
@@ -513,7 +514,11 @@ class Link(LinkCover):
             or not kinds.isdisjoint(_COMMIT_NOW),
             ack_now=self.waits and self.options.mode is Mode.SEMI_SYNC,
         )
-        frame = encode_batch(header, batch.entries, batch.payloads)
+        frame: Buffer
+        if batch.area is None:
+            frame = encode_batch(header, batch.entries, batch.payloads)
+        else:
+            frame = encode_around(header, batch.entries, batch.area)
         self.window.sent(first_n + batch.count - 1, len(frame), sequence, now)
         self.group.emit(SendFrame(self.index, frame))
         return frame

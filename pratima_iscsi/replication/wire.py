@@ -13,7 +13,7 @@ from typing import Final
 from xxhash import xxh3_64_intdigest
 
 from pratima_iscsi.errors import RemoteProtocolError
-from pratima_iscsi.limits import BATCH_RECORDS_MAX, FRAME_BYTES_MAX
+from pratima_iscsi.limits import BATCH_RECORDS_MAX, FRAME_BYTES_MAX, FRAME_HEAD_BYTES
 from pratima_iscsi.operations import COUNTED, WRITE, Buffer, RecordKind
 from pratima_iscsi.records import ENTRY
 
@@ -108,22 +108,27 @@ class Batch:
         return self.header.first_n + len(self.entries) - 1
 
 
-def encode_batch(header: BatchHeader, entries: bytes, payloads: Sequence[Buffer]) -> bytearray:
-    """The frame of 1 to BATCH_RECORDS_MAX records, ready to be sent: their entries one behind the
-    other, and the payload of each."""
-    assert 0 < len(payloads) <= BATCH_RECORDS_MAX
-    head = HEADER.pack(
+def _head(header: BatchHeader, records: int, payload_bytes: int) -> bytes:
+    """The header's bytes."""
+    return HEADER.pack(
         MAGIC,
         VERSION,
         header.commit_now * COMMIT_NOW | header.ack_now * ACK_NOW,
-        len(payloads),
-        sum(map(len, payloads)),
+        records,
+        payload_bytes,
         header.group,
         header.session,
         header.incarnation,
         header.first_n,
         header.generation,
     )
+
+
+def encode_batch(header: BatchHeader, entries: bytes, payloads: Sequence[Buffer]) -> bytearray:
+    """The frame of 1 to BATCH_RECORDS_MAX records, ready to be sent: their entries one behind the
+    other, and the payload of each."""
+    assert 0 < len(payloads) <= BATCH_RECORDS_MAX
+    head = _head(header, len(payloads), sum(map(len, payloads)))
     frame = bytearray().join((head, entries, *payloads, bytes(_DIGEST.size)))
     with memoryview(frame) as view:
         digest = xxh3_64_intdigest(view[: -_DIGEST.size])
@@ -131,7 +136,18 @@ def encode_batch(header: BatchHeader, entries: bytes, payloads: Sequence[Buffer]
     return frame
 
 
-def payloads_of(frame: bytearray, count: int) -> memoryview:
+def encode_around(header: BatchHeader, entries: bytes, area: memoryview) -> memoryview:
+    """The same frame where its payloads lie in ``area`` already, from FRAME_HEAD_BYTES to the place
+    of the digest: the rest is put around them."""
+    end = len(area) - _DIGEST.size
+    head = _head(header, len(entries) // ENTRY.size, end - FRAME_HEAD_BYTES) + entries
+    frame = area[FRAME_HEAD_BYTES - len(head) :]
+    frame[: len(head)] = head
+    _DIGEST.pack_into(area, end, xxh3_64_intdigest(frame[: -_DIGEST.size]))
+    return frame
+
+
+def payloads_of(frame: Buffer, count: int) -> memoryview:
     """Where the payloads of our own frame of ``count`` records are, one behind the other."""
     return memoryview(frame)[HEADER.size + count * ENTRY.size : -_DIGEST.size]
 

@@ -409,9 +409,26 @@ MUTANTS: Final = (
         "writes of the tail that find no room in a frame are forgotten",
         "I5: log, table, T and what is in flight cover every block that may differ",
         "pratima_iscsi.ordered_log",
-        "writes, self.tail = writes[:count], writes[count:]",
-        "writes, self.tail = writes[:count], []",
+        "writes, self.tail = self.tail[:count], self.tail[count:]",
+        "writes, self.tail = self.tail[:count], []",
         "overflow",
+    ),
+    Mutant(
+        "memory of frames is used again while a frame that may be sent once more is in it",
+        "a record that is made again from its frame is, byte for byte, the one that was sent",
+        "pratima_iscsi.frame_memory",
+        "        return False\n    area.append",
+        "        return True\n    area.append",
+        "overflow",
+    ),
+    Mutant(
+        "a frame is made in memory that has a write of the next one, too",
+        "PROTOCOL: a frame has the payloads of its records and nothing else",
+        "pratima_iscsi.ordered_log",
+        "memory is None or memory.end != FRAME_HEAD_BYTES + size",
+        "memory is None",
+        "scenario test_tail."
+        "test_a_frame_has_nothing_of_a_write_that_waits_behind_its_own_in_the_same_memory",
     ),
     Mutant(
         "a lost session's frames of writes are dropped unmarked",

@@ -1,6 +1,8 @@
 """Writes that stand in the log's tail: what they must not overtake, and what they must not miss."""
 
 from pratima_iscsi import limits
+from pratima_iscsi.blocks import BLOCK_BYTES
+from pratima_iscsi.operations import UPDATE, Operation
 from pratima_iscsi.replication.messages import Ack
 from pratima_iscsi.replication.states import Connection, Replication
 from pratima_iscsi.sent_batch import SentWrites
@@ -76,3 +78,20 @@ def test_a_backlog_behind_a_silent_replica_leaves_no_timer_due() -> None:
     scene.rest(0.5)
     assert scene.link.connection is Connection.SILENT and scene.link.queue.has_backlog
     scene.converge()
+
+
+def test_a_frame_has_nothing_of_a_write_that_waits_behind_its_own_in_the_same_memory() -> None:
+    scene = Scene(blocks=64, slow=True).synced()
+    scene.wait(scene.write(0))
+    scene.until(scene.converged)
+    scene.source.job_seconds = 0.1
+    log = scene.link.queue.log
+    update = Operation(UPDATE, 0, 0, BLOCK_BYTES, transform=lambda old: bytes(BLOCK_BYTES))
+    writes = [scene.load.write(0, at * BLOCK_BYTES, BLOCK_BYTES) for at in (1, 2)]
+    scene.submit(writes[0], update, writes[1])
+    scene.rest(0.0)
+    assert log.tail == writes[:1] and writes[1].memory is writes[0].memory
+    scene.rest(APART)
+    assert not log.tail, "the first write has been sent while the other waits"
+    scene.converge()
+    assert not [reason for reason in scene.reasons() if "session" in reason]

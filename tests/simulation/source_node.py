@@ -4,12 +4,13 @@ import errno
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Final, Protocol
 
 from pratima_iscsi.backstore import Backstore, GroupOptions
 from pratima_iscsi.blocks import BLOCK_BYTES, BlockRange
 from pratima_iscsi.edges.growth import make_room
 from pratima_iscsi.errors import OperatorError
+from pratima_iscsi.frame_memory import FrameMemories
 from pratima_iscsi.operations import Operation, RecordKind
 from pratima_iscsi.positions import NO_GENERATION, NO_RECORD, ORIGIN, Position
 from pratima_iscsi.records import NO_HISTORY, End, Record, make_record
@@ -23,6 +24,9 @@ from tests.simulation.replica_node import extend
 from tests.simulation.timers import Restless
 from tests.simulation.versions import Versions
 from tests.simulation.world import Node, World
+
+FRAME_BYTES: Final = 8 << 10
+"""Of payload that is laid out for one frame: batches are small here."""
 
 
 class Store:
@@ -115,6 +119,8 @@ class SourceNode(Node):
         self.restless = Restless()
         self.read_seconds = 0.003
         """What a read off the loop takes, about."""
+        self.job_seconds = 0.001
+        """What a job of a slow volume takes, about."""
         self.no_room = 0.05
         """How likely a growth finds no room."""
         self.cold = False
@@ -133,6 +139,8 @@ class SourceNode(Node):
         self._seen_ends: dict[int, Record | None] = {}
         self.written: set[int] = set()
         """Operations (by id) that the local volume holds and that have not completed."""
+        self._asked: dict[int, bytes] = {}
+        """What the host wrote, of operations (by id) that were laid out and not yet admitted."""
 
     # --- life ----------------------------------------------------------------------------------
 
@@ -153,12 +161,14 @@ class SourceNode(Node):
         self.written.clear()
         self.channels.clear()
         self._jobs.clear()
+        self._asked.clear()
         rng = self.world.rng
         self.backstore = Backstore(
             replace(self.options, volumes=volumes),
             self.store.load(stop),
             new_id=lambda: rng.getrandbits(64) or 1,
         )
+        self.backstore.log.memories = FrameMemories(FRAME_BYTES, FRAME_BYTES)
         generation = self.backstore.history.position.generation
         for far in self.far:
             far.exact = far.exact or stop is not StopKind.CLEAN
@@ -222,6 +232,11 @@ class SourceNode(Node):
 
     def submit(self, operations: list[Operation]) -> None:
         """Operations of the initiator arrive."""
+        log = self.backstore.log
+        for operation in operations:
+            if log.lays_out and operation.kind == RecordKind.WRITE:
+                data = self._asked[id(operation)] = bytes(operation.payload)
+                log.lay_out(operation, memoryview(data))
         self.backstore.submit(operations, self.world.now)
 
     def control(self, link: int, message: Message) -> None:
@@ -419,16 +434,18 @@ class SourceNode(Node):
             return
         self._jobs.append(job)
         if len(self._jobs) == 1:
-            self.later(self.world.delay(0.001), self._next_job)
+            self.later(self.world.delay(self.job_seconds), self._next_job)
 
     def _next_job(self) -> None:
         self._jobs.popleft()()
         if self._jobs:
-            self.later(self.world.delay(0.001), self._next_job)
+            self.later(self.world.delay(self.job_seconds), self._next_job)
 
     def _note_admitted(self, effect: fx.WriteLocal, backstore: Backstore) -> None:
         generation = backstore.history.position.generation
         for operation in effect.operations:
+            asked = self._asked.pop(id(operation), operation.payload)
+            assert asked == operation.payload, "I1: what is admitted is not what the host wrote"
             if operation.kind == RecordKind.RESIZE or _writes(operation):
                 tail = b""
                 if operation.kind == RecordKind.RESIZE:
@@ -489,6 +506,7 @@ class SourceNode(Node):
         if _writes(operation) and operation.error is None:
             assert id(operation) in self.written, "I12: completed before its local write"
         self.written.discard(id(operation))
+        self._asked.pop(id(operation), None)
 
     def _update(self, operation: Operation, backstore: Backstore) -> None:
         assert operation.transform is not None
@@ -551,7 +569,7 @@ class SourceNode(Node):
 
 def _data(operation: Operation) -> bytes:
     if operation.kind == RecordKind.WRITE:
-        return operation.payload
+        return bytes(operation.payload)
     return bytes(operation.length)
 
 
@@ -562,7 +580,7 @@ def _record_of(operation: Operation) -> Record:
         operation.volume,
         operation.offset,
         operation.length,
-        operation.payload,
+        bytes(operation.payload),
         operation.sequence,
     )
 

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from pratima_iscsi.frame_memory import FrameMemories
 from pratima_iscsi.limits import COALESCE_SECONDS, RECORD_OVERHEAD_BYTES, TAIL_SECONDS
-from pratima_iscsi.operations import Operation, RecordKind
+from pratima_iscsi.operations import Buffer, Operation, RecordKind
 from pratima_iscsi.ordered_log import LinkQueue, OrderedLog
 from pratima_iscsi.positions import History, Position
 from pratima_iscsi.records import (
@@ -20,7 +21,13 @@ from pratima_iscsi.records import (
     make_record,
     next_history,
 )
-from pratima_iscsi.replication.wire import BatchHeader, decode_batch, encode_batch, payloads_of
+from pratima_iscsi.replication.wire import (
+    BatchHeader,
+    decode_batch,
+    encode_around,
+    encode_batch,
+    payloads_of,
+)
 from pratima_iscsi.sent_batch import SentBatch, SentWrites
 
 KIB = 1024
@@ -363,6 +370,127 @@ Content = tuple[bytes, bytes]
 
 def _content(record: Record) -> Content:
     return record.entry, record.payload
+
+
+def laid_out(log: OrderedLog, length: int, sequence: int) -> Operation:
+    """The same write, laid out in the log when it came."""
+    operation = admitted(length, sequence)
+    data, operation.payload = memoryview(bytes(operation.payload)), b""
+    log.lay_out(operation, data)
+    return operation
+
+
+def small_log() -> OrderedLog:
+    """One whose frames' memory is for four writes of a KiB."""
+    log = OrderedLog(1 << 20)
+    log.memories = FrameMemories(4 * KIB, 4 * KIB)
+    return log
+
+
+def send_laid_out(queue: LinkQueue, bytes_max: int = 4 * KIB) -> tuple[SentWrites, Buffer, bool]:
+    """What a link does with a tail that may be laid out: batch, frame, whether it was in place."""
+    first_n, generation, batch = queue.take_tail(bytes_max)
+    header = BatchHeader(b"g" * 16, b"s" * 16, 7, first_n, generation)
+    in_place = batch.area is not None
+    frame: Buffer
+    if batch.area is None:
+        frame = encode_batch(header, batch.entries, batch.payloads)
+    else:
+        frame = encode_around(header, batch.entries, batch.area)
+    batch.keep(payloads_of(frame, batch.count))
+    return batch, frame, in_place
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0, 1, 512, KIB, 3 * KIB, 5 * KIB]), st.booleans()), max_size=30
+    ),
+    st.integers(KIB, 8 * KIB),
+)
+def test_frames_of_writes_that_were_laid_out_are_the_frames_of_their_records(
+    writes: list[tuple[int, bool]], bytes_max: int
+) -> None:
+    log, plain = small_log(), OrderedLog(1 << 20)
+    queue, other = LinkQueue(log), LinkQueue(plain)
+    sent: list[tuple[SentWrites, Buffer]] = []
+    for at, (length, now) in enumerate(writes):
+        log.admit([one := laid_out(log, length, at + 1)], cost(one), 0.0)
+        plain.admit([one := admitted(length, at + 1)], cost(one), 0.0)
+        while now and queue.sends_tail:
+            batch, frame, _ = send_laid_out(queue, bytes_max)
+            sent.append((batch, frame))
+    if log.tail:
+        batch, frame, _ = send_laid_out(queue, 1 << 20)
+        sent.append((batch, frame))
+    expected = list(other.unsent)
+    for batch, frame in sent:
+        records, expected = expected[: batch.count], expected[batch.count :]
+        first_n = len(writes) - len(expected) - batch.count + 1
+        header = BatchHeader(b"g" * 16, b"s" * 16, 7, first_n, 0)
+        entries = b"".join([record.entry for record in records])
+        assert frame == encode_batch(header, entries, [record.payload for record in records])
+        assert _contents(batch.records) == _contents(records)
+
+
+def test_a_full_frame_is_made_where_its_writes_are_and_a_small_one_is_copied() -> None:
+    log = small_log()
+    queue = LinkQueue(log)
+    for lengths, in_place in [([KIB] * 4, True), ([2 * KIB], True), ([KIB], False)]:
+        writes = [laid_out(log, length, at + 1) for at, length in enumerate(lengths)]
+        log.admit(writes, cost(*writes), 0.0)
+        assert send_laid_out(queue)[2] is in_place
+
+
+def test_a_frame_ends_where_memory_begins_so_that_the_next_is_made_in_place() -> None:
+    log = small_log()
+    queue = LinkQueue(log)
+    small = laid_out(log, KIB, 1)
+    log.admit([small], cost(small), 0.0)
+    assert not send_laid_out(queue)[2]
+    writes = [laid_out(log, KIB, at + 2) for at in range(7)]
+    log.admit(writes, cost(*writes), 0.0)
+    sent = [send_laid_out(queue) for _ in range(2)]
+    assert [(batch.count, in_place) for batch, _, in_place in sent] == [(3, False), (4, True)]
+
+
+def test_a_frame_has_nothing_of_a_write_that_was_laid_out_and_comes_later() -> None:
+    log = small_log()
+    queue = LinkQueue(log)
+    writes = [laid_out(log, KIB, at + 1) for at in range(4)]
+    log.admit(writes[:3], cost(*writes[:3]), 0.0)
+    batch, frame, in_place = send_laid_out(queue)
+    assert (batch.count, in_place) == (3, False)
+    assert payloads_of(frame, 3) == b"".join([write.payload for write in writes[:3]])
+    assert writes[3].payload == bytes([4]) * KIB
+
+
+def test_what_was_laid_out_and_refused_is_in_no_frame() -> None:
+    log = small_log()
+    queue = LinkQueue(log)
+    first, _, *others = [laid_out(log, KIB, at + 1) for at in range(4)]
+    writes = [first, *others]
+    log.admit(writes, cost(*writes), 0.0)
+    batch, frame, in_place = send_laid_out(queue)
+    assert (batch.count, in_place) == (3, False)
+    assert payloads_of(frame, 3) == b"".join([write.payload for write in writes])
+
+
+def test_writes_are_laid_out_only_while_they_go_from_the_tail_into_one_link() -> None:
+    log = OrderedLog(1 << 20)
+    queue = LinkQueue(log)
+    assert not log.lays_out
+    log.admit([write := admitted(KIB, 1)], cost(write), 0.0)
+    assert log.lays_out
+    assert queue.unsent and not log.lays_out, "somebody looked at records"
+    LinkQueue(log)
+    log.admit([write := admitted(KIB, 2)], cost(write), 0.0)
+    assert not log.lays_out, "two links share records"
+
+
+def test_a_long_write_gets_memory_of_its_own() -> None:
+    log = OrderedLog(1 << 20)
+    long = laid_out(log, log.memories.payload_bytes_max + 1, 1)
+    assert long.memory is None and long.payload == bytes([1]) * long.length
 
 
 def _contents(records: Iterable[Record]) -> list[Content]:

@@ -232,9 +232,9 @@ class Backstore:
                     break
                 admitted.append(waiting.popleft())
                 continue
-            if not self._make_room(len(operation.payload), now):
+            if not self._make_room(operation.payload_bytes, now):
                 break
-            if not self.log.fits(len(operation.payload)):
+            if not self.log.fits(operation.payload_bytes):
                 self._order_past_log(waiting.popleft(), now)
                 admitted.append(operation)
         self._write_out(admitted)

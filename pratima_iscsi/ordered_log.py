@@ -282,7 +282,7 @@ class LinkQueue:
         if self._unsent:
             return self._unsent[0].cost
         tail = self.log.tail
-        return len(tail[0].payload) + RECORD_OVERHEAD_BYTES if tail else 0
+        return tail[0].payload_bytes + RECORD_OVERHEAD_BYTES if tail else 0
 
     @property
     def due_at(self) -> float:

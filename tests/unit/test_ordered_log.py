@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from pratima_iscsi.frame_memory import FrameMemories
-from pratima_iscsi.limits import COALESCE_SECONDS, RECORD_OVERHEAD_BYTES, TAIL_SECONDS
+from pratima_iscsi.limits import (
+    BATCH_BYTES_MAX,
+    COALESCE_SECONDS,
+    LAID_OUT_RECORDS_MAX,
+    RECORD_OVERHEAD_BYTES,
+    TAIL_SECONDS,
+)
 from pratima_iscsi.operations import Buffer, Operation, RecordKind
 from pratima_iscsi.ordered_log import LinkQueue, OrderedLog
 from pratima_iscsi.positions import History, Position
@@ -144,13 +150,19 @@ def cost(*operations: Operation) -> int:
     return sum(len(operation.payload) + RECORD_OVERHEAD_BYTES for operation in operations)
 
 
-def send_tail(queue: LinkQueue, bytes_max: int = 1 << 20) -> tuple[SentWrites, bytearray]:
-    """What a link does with the tail: the batch, and the frame that it is kept as."""
+def send_tail(queue: LinkQueue, bytes_max: int = 1 << 20) -> tuple[SentWrites, Buffer, bool]:
+    """What a link does with the tail: the batch, the frame that it is kept as, and whether that was
+    made where the writes were laid out."""
     first_n, generation, batch = queue.take_tail(bytes_max)
     header = BatchHeader(b"g" * 16, b"s" * 16, 7, first_n, generation)
-    frame = encode_batch(header, batch.entries, batch.payloads)
+    in_place = batch.area is not None
+    frame: Buffer
+    if batch.area is None:
+        frame = encode_batch(header, batch.entries, batch.payloads)
+    else:
+        frame = encode_around(header, batch.entries, batch.area)
     batch.keep(payloads_of(frame, batch.count))
-    return batch, frame
+    return batch, frame, in_place
 
 
 def test_the_tail_counts_at_once_and_becomes_records_when_somebody_looks() -> None:
@@ -254,7 +266,7 @@ def test_records_made_again_are_those_that_were_sent(lengths: list[int]) -> None
     writes = [admitted(length, at + 1) for at, length in enumerate(lengths)]
     for log in (straight, as_records):
         log.admit(writes, cost(*writes), 0.0)
-    batch, frame = send_tail(queue)
+    batch, frame, _ = send_tail(queue)
     _, _, expected = other.take_batch(1 << 20)
     entries = [(entry.entry, entry.payload) for entry in decode_batch(memoryview(frame)).entries]
     assert _contents(batch.records) == _contents(expected.records) == entries
@@ -387,20 +399,6 @@ def small_log() -> OrderedLog:
     return log
 
 
-def send_laid_out(queue: LinkQueue, bytes_max: int = 4 * KIB) -> tuple[SentWrites, Buffer, bool]:
-    """What a link does with a tail that may be laid out: batch, frame, whether it was in place."""
-    first_n, generation, batch = queue.take_tail(bytes_max)
-    header = BatchHeader(b"g" * 16, b"s" * 16, 7, first_n, generation)
-    in_place = batch.area is not None
-    frame: Buffer
-    if batch.area is None:
-        frame = encode_batch(header, batch.entries, batch.payloads)
-    else:
-        frame = encode_around(header, batch.entries, batch.area)
-    batch.keep(payloads_of(frame, batch.count))
-    return batch, frame, in_place
-
-
 @given(
     st.lists(
         st.tuples(st.sampled_from([0, 1, 512, KIB, 3 * KIB, 5 * KIB]), st.booleans()), max_size=30
@@ -417,10 +415,10 @@ def test_frames_of_writes_that_were_laid_out_are_the_frames_of_their_records(
         log.admit([one := laid_out(log, length, at + 1)], cost(one), 0.0)
         plain.admit([one := admitted(length, at + 1)], cost(one), 0.0)
         while now and queue.sends_tail:
-            batch, frame, _ = send_laid_out(queue, bytes_max)
+            batch, frame, _ = send_tail(queue, bytes_max)
             sent.append((batch, frame))
     if log.tail:
-        batch, frame, _ = send_laid_out(queue, 1 << 20)
+        batch, frame, _ = send_tail(queue, 1 << 20)
         sent.append((batch, frame))
     expected = list(other.unsent)
     for batch, frame in sent:
@@ -438,7 +436,7 @@ def test_a_full_frame_is_made_where_its_writes_are_and_a_small_one_is_copied() -
     for lengths, in_place in [([KIB] * 4, True), ([2 * KIB], True), ([KIB], False)]:
         writes = [laid_out(log, length, at + 1) for at, length in enumerate(lengths)]
         log.admit(writes, cost(*writes), 0.0)
-        assert send_laid_out(queue)[2] is in_place
+        assert send_tail(queue)[2] is in_place
 
 
 def test_a_frame_ends_where_memory_begins_so_that_the_next_is_made_in_place() -> None:
@@ -446,10 +444,10 @@ def test_a_frame_ends_where_memory_begins_so_that_the_next_is_made_in_place() ->
     queue = LinkQueue(log)
     small = laid_out(log, KIB, 1)
     log.admit([small], cost(small), 0.0)
-    assert not send_laid_out(queue)[2]
+    assert not send_tail(queue)[2]
     writes = [laid_out(log, KIB, at + 2) for at in range(7)]
     log.admit(writes, cost(*writes), 0.0)
-    sent = [send_laid_out(queue) for _ in range(2)]
+    sent = [send_tail(queue) for _ in range(2)]
     assert [(batch.count, in_place) for batch, _, in_place in sent] == [(3, False), (4, True)]
 
 
@@ -458,7 +456,7 @@ def test_a_frame_has_nothing_of_a_write_that_was_laid_out_and_comes_later() -> N
     queue = LinkQueue(log)
     writes = [laid_out(log, KIB, at + 1) for at in range(4)]
     log.admit(writes[:3], cost(*writes[:3]), 0.0)
-    batch, frame, in_place = send_laid_out(queue)
+    batch, frame, in_place = send_tail(queue)
     assert (batch.count, in_place) == (3, False)
     assert payloads_of(frame, 3) == b"".join([write.payload for write in writes[:3]])
     assert writes[3].payload == bytes([4]) * KIB
@@ -470,7 +468,7 @@ def test_what_was_laid_out_and_refused_is_in_no_frame() -> None:
     first, _, *others = [laid_out(log, KIB, at + 1) for at in range(4)]
     writes = [first, *others]
     log.admit(writes, cost(*writes), 0.0)
-    batch, frame, in_place = send_laid_out(queue)
+    batch, frame, in_place = send_tail(queue)
     assert (batch.count, in_place) == (3, False)
     assert payloads_of(frame, 3) == b"".join([write.payload for write in writes])
 
@@ -485,6 +483,19 @@ def test_writes_are_laid_out_only_while_they_go_from_the_tail_into_one_link() ->
     LinkQueue(log)
     log.admit([write := admitted(KIB, 2)], cost(write), 0.0)
     assert not log.lays_out, "two links share records"
+
+
+def test_there_is_room_for_the_head_of_the_most_records_that_are_laid_out() -> None:
+    log = OrderedLog(1 << 30)
+    queue = LinkQueue(log)
+    length = BATCH_BYTES_MAX // LAID_OUT_RECORDS_MAX
+    writes = [laid_out(log, length, at % 200 + 1) for at in range(LAID_OUT_RECORDS_MAX)]
+    log.admit(writes, cost(*writes), 0.0)
+    batch, frame, in_place = send_tail(queue)
+    assert (batch.count, in_place) == (LAID_OUT_RECORDS_MAX, True)
+    assert [entry.payload for entry in decode_batch(memoryview(frame)).entries] == [
+        write.payload for write in writes
+    ]
 
 
 def test_a_long_write_gets_memory_of_its_own() -> None:

@@ -34,8 +34,9 @@ from typing import Final, Self
 
 from pratima_iscsi.errors import PratimaError
 from pratima_iscsi.iscsi.chap import Account
-from pratima_iscsi.iscsi.initiator import InitiatorSession, LoginError, Ticket
+from pratima_iscsi.iscsi.initiator import InitiatorSession, LoginError
 from pratima_iscsi.iscsi.pdu import Function, FunctionResponse
+from pratima_iscsi.iscsi.ticket import Ticket
 from pratima_iscsi.limits import INITIATOR_TASKS_MAX, RECEIVE_BUFFER_BYTES, SEND_BUFFERS_MAX
 from pratima_iscsi.operations import Buffer
 

@@ -15,9 +15,10 @@ from pratima_iscsi.edges.portal import Portal
 from pratima_iscsi.errors import RemoteProtocolError
 from pratima_iscsi.iscsi.chap import Account
 from pratima_iscsi.iscsi.connection import Connection
-from pratima_iscsi.iscsi.initiator import InitiatorSession, LoginError, Ticket
+from pratima_iscsi.iscsi.initiator import InitiatorSession, LoginError
 from pratima_iscsi.iscsi.pdu import REQUEST, RESERVED_TAG, SERIAL_MASK, TAIL_WORDS, Opcode
 from pratima_iscsi.iscsi.session import Session
+from pratima_iscsi.iscsi.ticket import Ticket
 from pratima_iscsi.limits import LOGIN_EXCHANGES_MAX, LOGIN_PDU_BYTES_MAX, OUTPUT_BYTES_MAX
 from tests.fuzz.reader import Reader
 from tests.support.memory_storage import MemoryStorage

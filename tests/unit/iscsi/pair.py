@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pratima_iscsi.iscsi.chap import Account
 from pratima_iscsi.iscsi.connection import Connection
 from pratima_iscsi.iscsi.directory import Directory, ServedTarget
-from pratima_iscsi.iscsi.initiator import InitiatorSession, Ticket
+from pratima_iscsi.iscsi.initiator import InitiatorSession
 from pratima_iscsi.iscsi.pdu import REQUEST, RESPONSE, Opcode, Request, Response
+from pratima_iscsi.iscsi.ticket import Ticket
 from pratima_iscsi.scsi.logical_unit import LogicalUnit
 from pratima_iscsi.scsi.target import Target
 from tests.support.memory_storage import MemoryStorage

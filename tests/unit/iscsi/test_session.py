@@ -3,8 +3,8 @@
 import pytest
 
 from pratima_iscsi.iscsi.directory import ServedTarget
-from pratima_iscsi.iscsi.initiator import Ticket
 from pratima_iscsi.iscsi.pdu import RESERVED_TAG, TAIL_WORDS, Opcode, RejectReason
+from pratima_iscsi.iscsi.ticket import Ticket
 from pratima_iscsi.limits import (
     DATA_IN_BYTES_MAX,
     DATA_OUT_BYTES_MAX,

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pratima_iscsi.iscsi.initiator import Ticket
 from pratima_iscsi.iscsi.pdu import Function, FunctionResponse, Opcode
+from pratima_iscsi.iscsi.ticket import Ticket
 from pratima_iscsi.limits import IMMEDIATE_COMMANDS_MAX, QUEUE_DEPTH_MAX
 from tests.unit.iscsi.pair import Lab, Pair, read_10, write_10
 

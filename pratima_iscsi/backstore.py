@@ -34,6 +34,7 @@ from pratima_iscsi.records import (
     seed_history,
 )
 from pratima_iscsi.replication import clean
+from pratima_iscsi.replication.confirmations import Confirmations
 from pratima_iscsi.replication.effects import (
     BlocksRead,
     Complete,
@@ -96,10 +97,6 @@ class Backstore:
         self._waiting: deque[Operation] = deque()
         """Operations that no barrier has let in yet."""
         self._barrier: object | None = None
-        self._pending: deque[Operation] = deque()
-        """Written locally, waiting for replicas, in order of sequence."""
-        self._pending_durable: deque[Operation] = deque()
-        """The same for flushes and FUA writes: they wait for durability whatever the mode."""
         self._in_flight: dict[int, Operation] = {}
         self._settlers: list[tuple[set[int], Done]] = []
         self._failed_volumes: set[int] = set()
@@ -110,6 +107,7 @@ class Backstore:
             Link(self, index, link, saved.get(link.name), links=len(options.links))
             for index, link in enumerate(options.links)
         ]
+        self._confirmations = Confirmations(self.links)
         if self.unclean:
             for link in self.links:
                 link.lost_power |= state.stop is StopKind.POWER_LOST and link.ever_sync
@@ -409,10 +407,8 @@ class Backstore:
                 finished.append(operation)
             elif not waits:
                 finished.append(operation)
-            elif operation.kind == FLUSH or operation.fua:
-                self._pending_durable.append(operation)
             else:
-                self._pending.append(operation)
+                self._confirmations.add(operation)
         if finished:
             self._complete(finished)
         if waits:
@@ -482,23 +478,8 @@ class Backstore:
 
     def confirmed(self, now: float) -> None:
         """Complete what no longer waits: watermarks moved, or a link is no longer waited for."""
-        if self._pending or self._pending_durable:
-            waiting = [link for link in self.links if link.waits]
-            everything = self._sequence
-            durable = min((link.durable_sequence for link in waiting), default=everything)
-            received = min(
-                (
-                    link.durable_sequence
-                    if link.options.mode is Mode.SYNC
-                    else link.watermarks.received
-                    for link in waiting
-                ),
-                default=everything,
-            )
-            finished = [*_up_to(self._pending, received), *_up_to(self._pending_durable, durable)]
-            if finished:
-                finished.sort(key=lambda operation: operation.sequence)
-                self._complete(finished)
+        if len(self._confirmations) and (finished := self._confirmations.take(self._sequence)):
+            self._complete(finished)
         if self._waiting and self._barrier is None and self._begun:
             self._admit_waiting(now)
 
@@ -506,14 +487,9 @@ class Backstore:
         """Degrade the links for which the oldest waiting write has waited too long."""
         if not self.may_wait:
             return
-        oldest = min(
-            (
-                queue[0].started
-                for queue in (self._pending, self._pending_durable, self._waiting)
-                if queue
-            ),
-            default=now,
-        )
+        oldest = self._confirmations.since(now)
+        if self._waiting:
+            oldest = min(oldest, self._waiting[0].started)
         for link in self.links:
             patient = link.options.block or now - oldest < link.options.sync_timeout
             if link.waits and not patient and self._owes(link):
@@ -524,8 +500,7 @@ class Backstore:
         """Whether something waits for this link in particular."""
         if self._waiting and self._barrier is None:
             return True
-        heads = [queue[0].sequence for queue in (self._pending, self._pending_durable) if queue]
-        return any(sequence > link.durable_sequence for sequence in heads)
+        return self._confirmations.beyond(link.durable_sequence)
 
     # --- events of links -----------------------------------------------------------------------
 
@@ -580,7 +555,7 @@ class Backstore:
         for link in self.links:
             due = min(due, link.next_timer(now))
         due = self.growth.next_timer(due)
-        if self._pending or self._pending_durable or self._waiting:
+        if len(self._confirmations) or self._waiting:
             due = min(due, now + limits.SYNC_TIMEOUT_SECONDS_MIN / 5)
         return due
 
@@ -619,7 +594,7 @@ class Backstore:
     @property
     def quiet(self) -> bool:
         """Whether nothing is in flight or waits, and every link that can has confirmed all."""
-        busy = self._in_flight or self._pending or self._pending_durable or self._waiting
+        busy = self._in_flight or len(self._confirmations) or self._waiting
         owed = any(link.connection is Connection.OPEN and len(link.queue) for link in self.links)
         return not busy and not owed
 
@@ -657,11 +632,4 @@ class Backstore:
 
     def waiting_for_replica(self) -> int:
         """Operations that are written locally and wait for a replica."""
-        return len(self._pending) + len(self._pending_durable)
-
-
-def _up_to(queue: deque[Operation], sequence: int) -> list[Operation]:
-    taken = []
-    while queue and queue[0].sequence <= sequence:
-        taken.append(queue.popleft())
-    return taken
+        return len(self._confirmations)

@@ -11,6 +11,7 @@ _WALK = "pratima_iscsi.replication.walk"
 _HANDSHAKE = "pratima_iscsi.replication.handshake"
 _CLEAN = "pratima_iscsi.replication.clean"
 _BACKSTORE = "pratima_iscsi.backstore"
+_CONFIRMATIONS = "pratima_iscsi.replication.confirmations"
 _APPLY = "pratima_iscsi.edges.replica_apply"
 _GROWTH = "pratima_iscsi.replication.growth"
 _SPILL = "pratima_iscsi.replication.link_spill"
@@ -245,17 +246,17 @@ MUTANTS: Final = (
     Mutant(
         "a synchronous write completes when it is received",
         "I3: acknowledged in sync mode is durable at the replica",
-        _BACKSTORE,
-        "                    if link.options.mode is Mode.SYNC\n",
-        "                    if False\n",
+        _CONFIRMATIONS,
+        "                if link.options.mode is Mode.SYNC\n",
+        "                if False\n",
         "waiting",
     ),
     Mutant(
         "a semi-synchronous FLUSH completes when it is received",
         "PROTOCOL 21: FLUSH and FUA wait for a durable acknowledgement",
-        _BACKSTORE,
-        "elif operation.kind == FLUSH or operation.fua:",
-        "elif False:",
+        _CONFIRMATIONS,
+        "if operation.kind == FLUSH or operation.fua:",
+        "if False:",
         "waiting",
     ),
     Mutant(

@@ -25,7 +25,7 @@ def command(state: Path, group: str, replica: str, without_proof: bool) -> None:
 
     --without-proof takes your word instead: for a replica that you have just filled yourself.
 
-    \\b
+    \b
     Examples:
       pratima clean db --state p --replica 127.0.0.1:7010
       pratima clean db --state p --replica 127.0.0.1:7010 --without-proof

@@ -70,7 +70,9 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 def test_every_command_has_help_with_an_example(run: Run, name: str) -> None:
     code, out, _ = run(name, "--help")
     assert code == 0
-    assert f"pratima {name} " in out.split("Options:")[0].split("\n", 1)[1]
+    examples = out.split("Options:")[0].split("\n", 1)[1].splitlines()
+    assert any(line.lstrip().startswith(f"pratima {name} ") for line in examples)
+    assert "\\b" not in out, "examples are not to be wrapped"
 
 
 def test_the_whole_help_names_every_command(run: Run) -> None:

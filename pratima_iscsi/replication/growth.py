@@ -52,6 +52,8 @@ class Growth:
         self._done: GrowthDone | None = None
         self._volume = 0
         self._size = 0
+        self._in_line = False
+        """Whether a RESIZE waits for its place or is being done, also one that was given up."""
         self._asked: dict[int, bytes] = {}
         """Links that have not answered, with the session that they were asked in."""
         self._deadline = 0.0
@@ -81,7 +83,7 @@ class Growth:
 
     def _askable(self, volume: int, size: int, later: bool) -> Sequence[Link]:
         """The links to ask. Raises OperatorError when the volume may not grow so."""
-        if self._done is not None:
+        if self._done is not None or self._in_line:
             raise StateError("another volume of the group is growing", "try again when it is done")
         if volume in self._group.failed_volumes:
             raise StateError(
@@ -140,18 +142,15 @@ class Growth:
             return
         if not zeros:
             self.zeros = _NOBODY
-        asked = self._done
+        self._in_line = True
         self._group.admit_resize(
-            Operation(
-                RESIZE, self._volume, 0, self._size, done=lambda error: self._settled(asked, error)
-            ),
-            now,
+            Operation(RESIZE, self._volume, 0, self._size, done=self._settled), now
         )
 
-    def _settled(self, asked: GrowthDone, error: OSError | None) -> None:
-        """The RESIZE that was ``asked`` for has completed, as a write would have."""
-        if asked is not self._done:
-            return  # refused meanwhile, while it waited for room in the log: nobody is to be told
+    def _settled(self, error: OSError | None) -> None:
+        """The RESIZE has completed, as a write would have. Where it was given up while it waited
+        for room in the log nobody is told any more, but no other could be begun before."""
+        self._in_line = False
         if error is None:
             self._end(None)
         else:
@@ -171,7 +170,8 @@ class Growth:
         return min(due, self._deadline) if self._asked else due
 
     def stop(self) -> None:
-        """The group stops: what is not admitted yet will not be."""
+        """The group stops: who waits is told now. A RESIZE that stands in line may still be done;
+        whoever asks again when the group is up finds out."""
         if self._done is not None:
             self._refuse("the group stops", "ask again when it is up")
 

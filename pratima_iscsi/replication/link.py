@@ -370,8 +370,7 @@ class Link(LinkCover):
                 self.group.emit(Report(self.index, "held", ack.held, alarm=True))
         self.watermarks.frame_received(self.window.received(ack.received, now))
         self._confirm(ack.durable, now)
-        if ack.durable:
-            self.watermarks.acknowledged = LinkSequence(self.group.incarnation, ack.durable)
+        self.watermarks.acknowledge(self.group.incarnation, ack.durable)
         position = Position(ack.generation, ack.sequence)
         if self.watermarks.contradicted_by(position, ack.history):
             self.must_compare = True

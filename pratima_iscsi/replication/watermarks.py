@@ -44,6 +44,13 @@ class Watermarks:
         """A frame outside a transaction, its last counted record ``sequence``, was RECEIVED."""
         self.received = max(self.received, sequence)
 
+    def acknowledge(self, incarnation: int, n: int) -> None:
+        """The replica has record ``n`` of this run durably. An acknowledgement that was overtaken
+        by a later one takes nothing back: else a replica that went back would be believed."""
+        known = self.acknowledged
+        if n and (incarnation != known.incarnation or n > known.n):
+            self.acknowledged = LinkSequence(incarnation, n)
+
     def confirm(self, batches: Sequence[SentBatch], generation: int) -> list[End]:
         """``batches`` are durable at the replica, in their order; the ENDs among them."""
         ends: list[End] = []

@@ -356,6 +356,15 @@ MUTANTS: Final = (
         "scenario test_resync.test_a_replica_that_went_back_to_before_a_direct_resync_is_compared",
     ),
     Mutant(
+        "an acknowledgement that was overtaken takes back what a later one said",
+        "race 14: below its last remembered acknowledgement: compare",
+        "pratima_iscsi.replication.watermarks",
+        "n and (incarnation != known.incarnation or n > known.n)",
+        "n",
+        "scenario test_resync."
+        "test_an_acknowledgement_that_comes_late_does_not_hide_that_the_replica_went_back",
+    ),
+    Mutant(
         "the spill forgets what a first sync had confirmed",
         "race 14, over a clean stop: the last durable acknowledgement is spilled",
         _SPILL,
@@ -482,12 +491,13 @@ MUTANTS: Final = (
         "scenario test_growth.test_garbage_behind_a_replicas_volume_is_overwritten",
     ),
     Mutant(
-        "a RESIZE that completes late settles the next growth",
-        "initiators are told a size that every side has",
+        "a growth begins while the RESIZE of another stands in line",
+        "a volume never shrinks",
         _GROWTH,
-        "        if asked is not self._done:",
-        "        if False:",
-        "scenario test_growth.test_a_resize_that_completes_late_settles_no_other_growth",
+        "if self._done is not None or self._in_line:",
+        "if self._done is not None:",
+        "scenario test_growth."
+        "test_no_growth_begins_before_a_resize_that_was_given_up_in_line_is_through",
     ),
     Mutant(
         "BEGIN does not say the sizes",

@@ -176,20 +176,23 @@ def test_a_resize_dropped_inside_a_transaction_is_queued_again() -> None:
     scene.converge()
 
 
-def test_a_resize_that_completes_late_settles_no_other_growth() -> None:
+def test_no_growth_begins_before_a_resize_that_was_given_up_in_line_is_through() -> None:
+    """Seed 409740: the second, smaller growth came after the first, and the volume shrank."""
     scene = Scene(blocks=BLOCKS).synced()
     backstore = scene.source.backstore
     assert backstore.hold_writes()
     scene.grow(0, NEW, later=False)
     scene.rest(0.5)
     backstore.growth.stop()
-    scene.network.drop = lambda direction, what: isinstance(what, Grown)
-    scene.grow(0, NEW + BLOCK_BYTES, later=False)
+    scene.grow(0, NEW - BLOCK_BYTES, later=False)
     backstore.release_writes(scene.world.now)
     scene.source.after_event()
     scene.rest(0.5)
-    assert backstore.sizes == (NEW,), "what was admitted is done"
-    assert [error is None for _, _, error in scene.source.growths] == [False], "and not told"
+    assert backstore.sizes == (NEW,), "what stood in line is done"
+    assert [error is None for _, _, error in scene.source.growths] == [False, False]
+    scene.grow(0, NEW + BLOCK_BYTES, later=False)
+    scene.rest(0.5)
+    assert backstore.sizes == (NEW + BLOCK_BYTES,)
 
 
 def test_a_primary_that_dies_after_the_replica_made_room_keeps_its_size() -> None:

@@ -3,6 +3,7 @@
 from pratima_iscsi import limits
 from pratima_iscsi.blocks import BLOCK_BYTES
 from pratima_iscsi.operations import RecordKind
+from pratima_iscsi.replication.messages import Ack
 from pratima_iscsi.replication.source_state import StopKind
 from pratima_iscsi.replication.states import Connection, LinkState, Mode, Replication
 from tests.scenarios.scene import Scene
@@ -183,6 +184,29 @@ def test_a_replica_that_went_back_to_before_a_direct_resync_is_compared() -> Non
     scene.rest()
     scene.until(scene.converged)
     assert any("older than what it had acknowledged" in alarm for alarm in scene.alarms())
+    scene.converge()
+
+
+def test_an_acknowledgement_that_comes_late_does_not_hide_that_the_replica_went_back() -> None:
+    """Seed 405764: an older one, delivered last, and the replica's journal rotted behind it."""
+    scene = first_sync_of_everything()
+    link, acks = scene.link, list[Ack]()
+
+    def note(direction: str, what: object) -> bool:
+        if isinstance(what, Ack) and what.durable:
+            acks.append(what)
+        return False
+
+    scene.network.drop = note
+    scene.until(lambda: scene.replica.shadow.direct and len(link.table) < 170)
+    older = scene.replica.disk.clone()
+    scene.until(lambda: len(link.table) < 100)
+    scene.source.backstore.control(0, acks[0], scene.world.now)
+    scene.roll_back(older)
+    scene.until(lambda: link.connection is not Connection.OPEN)
+    scene.until(lambda: link.connection is Connection.OPEN)
+    assert len(link.cover()) > 170, "the replica was believed"
+    scene.until(scene.converged)
     scene.converge()
 
 

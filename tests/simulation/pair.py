@@ -116,6 +116,7 @@ class Pair:
     def forget(self) -> None:
         """The replica has less than it had acknowledged."""
         self.amnesia = self.unspilled = True
+        self.source.unasked.add(self.index)  # nor has it the room that it had made
 
     def recheck(self) -> None:
         """Compare every block again: after a restart the images are the disks'."""

@@ -157,6 +157,8 @@ class SourceNode(Node):
         ]
         if stop is not StopKind.CRASHED or self.versions is None:
             self.versions = Versions(self.images)
+        else:
+            self.versions.cover(self.images)
         self.tick_at = float("inf")
         self.written.clear()
         self.channels.clear()

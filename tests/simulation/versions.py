@@ -20,6 +20,11 @@ class Versions:
         """The volume has grown by what its file has held, durably, behind it."""
         self.floor[volume] += tail
 
+    def cover(self, images: list[bytearray]) -> None:
+        """After a crash: a size that was remembered counts, though no RESIZE had come to it."""
+        for volume, image in enumerate(images):
+            self.grow(volume, bytes(image[len(self.floor[volume]) :]))
+
     def mark(self, volume: int) -> int:
         """Where a flush of ``volume`` begins."""
         return len(self.newer[volume])

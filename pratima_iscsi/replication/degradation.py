@@ -45,9 +45,10 @@ class Degradation:
         self._index = index
         self._emit = emit
 
-    def restore(self, degraded: bool) -> None:
-        """What the mark on disk says at the start."""
+    def restore(self, degraded: bool, *, synced_once: bool) -> None:
+        """What the mark on disk says at the start, and whether the link ever was in step."""
         self.degraded = self._wanted = degraded and self.mode is not Mode.ASYNC
+        self.has_returned = synced_once
 
     @property
     def waits(self) -> bool:

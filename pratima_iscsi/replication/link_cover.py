@@ -97,9 +97,9 @@ class LinkCover:
             self.table.fill(self.group.sizes)
             return
         self.ever_sync |= saved.ever_sync
-        self.degradation.restore(saved.degraded)
         self.lost_power = saved.lost_power
         self.synced_once = saved.synced_once
+        self.degradation.restore(saved.degraded, synced_once=saved.synced_once)
         if not saved.enabled:
             self.connect_state(Connection.DISABLED, "disabled by the operator")
         if saved.table:

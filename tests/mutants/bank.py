@@ -252,6 +252,15 @@ MUTANTS: Final = (
         "waiting",
     ),
     Mutant(
+        "a restart of the primary forgets that a link must be steady before writes wait again",
+        "PROTOCOL 10: return needs 10 s of steady link",
+        "pratima_iscsi.replication.degradation",
+        "self.has_returned = synced_once",
+        "pass",
+        "scenario test_waiting."
+        "test_a_degraded_link_must_have_been_steady_after_a_restart_of_the_primary_too",
+    ),
+    Mutant(
         "a semi-synchronous FLUSH completes when it is received",
         "PROTOCOL 21: FLUSH and FUA wait for a durable acknowledgement",
         _CONFIRMATIONS,

@@ -33,6 +33,20 @@ def test_a_degraded_link_returns_by_itself_after_it_was_steady() -> None:
     scene.converge()
 
 
+def test_a_degraded_link_must_have_been_steady_after_a_restart_of_the_primary_too() -> None:
+    scene = Scene(Mode.SYNC, sync_timeout=0.5).synced()
+    scene.network.partition()
+    scene.wait(scene.write(3))
+    scene.source.crash(power=False)
+    scene.network.heal()
+    scene.start_source(StopKind.CRASHED)
+    scene.until(lambda: scene.state is LinkState.SYNCED)
+    back = scene.world.now
+    scene.until(lambda: not scene.link.degraded)
+    assert scene.world.now - back >= 9.0
+    scene.converge()
+
+
 def test_a_session_lost_while_the_mark_is_being_erased_keeps_writes_waiting() -> None:
     scene = Scene(Mode.SYNC, sync_timeout=1.0)
     scene.begin()

@@ -8,6 +8,8 @@ answers. One rule: nothing here waits, and nothing queues without a bound.
 """
 
 import asyncio
+import errno
+import ipaddress
 import logging
 import socket
 from collections import deque
@@ -30,6 +32,10 @@ from pratima_iscsi.operations import Buffer
 
 LOG: Final = logging.getLogger(__name__)
 TICK_SECONDS: Final = 1.0
+ACCEPT_PAUSE_SECONDS: Final = 1.0
+"""How long a listener rests that could not accept for want of descriptors or memory."""
+SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""What ``accept`` fails with while the connection stays in the backlog, and wakes us again."""
 JOIN_BYTES_MAX: Final = 16384
 """Answers that together are no longer are joined: cheaper than a list for ``sendmsg``."""
 PDU_ROOM_BYTES: Final = RECEIVE_SEGMENT_BYTES_MAX + 2048
@@ -59,6 +65,8 @@ class Portal:
         """Where it listens: host and port."""
         self._loop = asyncio.get_running_loop()
         self._listeners: list[socket.socket] = []
+        self._short = False
+        """Something is lacking to accept connections with, and that has been logged."""
         self._ticker: asyncio.TimerHandle | None = None
         self._fewer: asyncio.Event = asyncio.Event()
         """Set whenever a connection is closed."""
@@ -145,9 +153,25 @@ class Portal:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
-                LOG.warning("cannot accept a connection: %s", error)
+                if error.errno in SHORTAGES:
+                    self._pause(listener, error)
+                else:
+                    LOG.warning("cannot accept a connection: %s", error)
                 return
+            self._short = False
             self._admit(accepted, f"{peer[0]}:{peer[1]}")
+
+    def _pause(self, listener: socket.socket, error: OSError) -> None:
+        """Look away from a listener for a while: it stays readable, and would wake us at once."""
+        if not self._short:
+            self._short = True
+            LOG.warning("cannot accept connections for now: %s", error)
+        self._loop.remove_reader(listener)
+        self._loop.call_later(ACCEPT_PAUSE_SECONDS, self._resume, listener)
+
+    def _resume(self, listener: socket.socket) -> None:
+        if listener in self._listeners:  # else the portal was closed meanwhile
+            self._loop.add_reader(listener, self._accept, listener)
 
     def _admit(self, accepted: socket.socket, peer: str) -> None:
         if len(self.connections) >= PORTAL_CONNECTIONS_MAX:
@@ -202,9 +226,7 @@ class PortalConnection:
         self._loop = loop
         self._socket = accepted
         self.peer = peer
-        host, port = accepted.getsockname()[:2]
-        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self.state = Connection(portal.directory, address, self._wake, loop.time())
+        self.state = Connection(portal.directory, _address(accepted), self._wake, loop.time())
         self._buffer = memoryview(bytearray(self.state.buffer_bytes))
         self._start = 0
         self._end = 0
@@ -403,6 +425,19 @@ class PortalConnection:
             # Its session and it refer to each other: what is large must not wait for the collector.
             self._buffer = NO_BUFFER
             self._portal.forget(self)
+
+
+def _address(accepted: socket.socket) -> str:
+    """The local address as SendTargets gives it.
+
+    An IPv4 peer at a portal on ``::`` is told IPv4: it cannot reach the mapped form (RFC 4291
+    2.5.5.2) that the socket has.
+    """
+    host, port = accepted.getsockname()[:2]
+    if ":" not in host:
+        return f"{host}:{port}"
+    mapped = ipaddress.IPv6Address(host).ipv4_mapped
+    return f"[{host}]:{port}" if mapped is None else f"{mapped}:{port}"
 
 
 def _rest(batch: list[Buffer], sent: int) -> list[Buffer]:

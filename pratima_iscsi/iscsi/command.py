@@ -112,6 +112,18 @@ def shortened(cdb: bytes, blocks: int) -> bytes:
     return cdb[:first] + blocks.to_bytes(width, "big") + cdb[first + width :]
 
 
+def write_range(cdb: bytes) -> tuple[int, int]:
+    """First LBA and number of blocks of a plain write's CDB."""
+    first, width, _ = DATA_OUT_FIELDS[cdb[0]]
+    lba_end = LBA_END_16 if cdb[0] in WRITES_16 else LBA_END_10
+    count = int.from_bytes(cdb[first : first + width], "big")
+    return int.from_bytes(cdb[LBA_FIRST:lba_end], "big"), count
+
+
+WRITES_16: Final = frozenset({0x8A, 0x8E})
+LBA_FIRST, LBA_END_10, LBA_END_16 = 2, 6, 10
+
+
 def data_in_charge(cdb: bytes, edtl: int, block_size: int) -> int:
     """Bytes of data-in to reckon with: what a READ asks for, for others what is expected.
 

@@ -190,6 +190,10 @@ def _burst_rule(ours: int, store: SetNumber) -> Rule:
     return _number(ours, min, SEGMENT_BYTES_LOWEST, SEGMENT_BYTES_HIGHEST, store)
 
 
+def _obsolete(value: str) -> None:
+    """A key of RFC 3720 that is negotiated no more: Reject, never NotUnderstood (RFC 7143 13)."""
+
+
 RULES: Final[Mapping[str, Rule]] = {
     "HeaderDigest": _list((CRC32C, NONE), lambda p, value: replace(p, header_digest=value)),
     "DataDigest": _list((CRC32C, NONE), lambda p, value: replace(p, data_digest=value)),
@@ -211,6 +215,8 @@ RULES: Final[Mapping[str, Rule]] = {
     "ErrorRecoveryLevel": _number(0, min, 0, 2),
     "IFMarker": _boolean(False, _both),
     "OFMarker": _boolean(False, _both),
+    "IFMarkInt": _obsolete,
+    "OFMarkInt": _obsolete,
     "TaskReporting": _list(("RFC3720",)),
 }
 """Every operational key that we understand and how its offer is answered."""

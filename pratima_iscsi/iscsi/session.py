@@ -18,6 +18,7 @@ from pratima_iscsi.iscsi.command import (
     Transfer,
     data_in_charge,
     shortened,
+    write_range,
 )
 from pratima_iscsi.iscsi.digests import digest
 from pratima_iscsi.iscsi.directory import Directory
@@ -354,13 +355,16 @@ class Session(Answers):
         """What a command is given whose length is not the one that the initiator expects.
 
         A plain write does the whole blocks that both lengths cover (FCP-4 9.5.8, which SAM-5 has
-        no opinion on); any other command gets all that is sent and judges it.
+        no opinion on), unless its CDB as sent is to be refused: then nothing is asked for, and
+        nothing written. Any other command gets all that is sent and judges it.
         """
         edtl = command.edtl
         if cdb[0] not in PLAIN_WRITES:
             return edtl
         if wanted < edtl:
             return wanted
+        if not command.unit.takes(*write_range(cdb)):
+            return 0
         blocks = edtl // command.unit.block_size
         command.cdb = shortened(cdb, blocks)
         return blocks * command.unit.block_size

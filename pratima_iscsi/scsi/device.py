@@ -119,6 +119,11 @@ class Device:
         if lba >= self.blocks or lba + count > self.blocks:
             raise CheckCondition(LBA_OUT_OF_RANGE)
 
+    def takes(self, lba: int, count: int) -> bool:
+        """Whether a transfer of these blocks lies within the unit and its limit."""
+        within = lba < self.blocks and lba + count <= self.blocks
+        return within and count <= self.transfer_blocks_max
+
     def check_writable(self) -> None:
         """Raise 7/27/02 while software write protection is on."""
         if self.write_protected:

@@ -1,7 +1,8 @@
 """The one table of commands: what is dispatched from it is what REPORT SUPPORTED OPCODES tells.
 
 Each command has its CDB usage data (SPC-4 6.35.3): the opcode, then for every byte the bits that
-are looked at; its length is the CDB's. One rule: a command exists here or not at all.
+are looked at, but a service action as its own code; its length is the CDB's. One rule: a command
+exists here or not at all.
 """
 
 import struct
@@ -220,10 +221,14 @@ def _command(
     *,
     thin_only: bool = False,
 ) -> Command:
-    return Command(name, bytes.fromhex(usage), access, handler, service_action, thin_only)
+    data = bytearray.fromhex(usage)
+    if service_action is not None:
+        data[1] = data[1] & ~SERVICE_ACTION | service_action
+    return Command(name, bytes(data), access, handler, service_action, thin_only)
 
 
 _FREE, _INFORM, _READ, _WRITE = Access.FREE, Access.INFORM, Access.READ, Access.WRITE
+_PERSISTENT: Final = Access.PERSISTENT
 _LBA_10, _LBA_16 = "FFFFFFFF", "FFFFFFFFFFFFFFFF"
 
 COMMANDS: Final[tuple[Command, ...]] = (
@@ -264,7 +269,9 @@ COMMANDS: Final[tuple[Command, ...]] = (
     _command("RELEASE(10)", "57 1F 0000000000 0000 00", _FREE, reservation.release),
     _command("MODE SENSE(10)", "5A 08 FF FF 000000 FFFF 00", _READ, mode.mode_sense_10),
     *(
-        _command(f"PERSISTENT RESERVE IN, {name}", "5E 1F 0000000000 FFFF 00", _INFORM, handler, sa)
+        _command(
+            f"PERSISTENT RESERVE IN, {name}", "5E 1F 0000000000 FFFF 00", _PERSISTENT, handler, sa
+        )
         for sa, name, handler in (
             (0x00, "READ KEYS", reservation.read_keys),
             (0x01, "READ RESERVATION", reservation.read_reservation),
@@ -274,7 +281,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
     ),
     *(
         _command(
-            f"PERSISTENT RESERVE OUT, {name}", "5F 1F FF 0000 FFFFFFFF 00", _INFORM, handler, sa
+            f"PERSISTENT RESERVE OUT, {name}", "5F 1F FF 0000 FFFFFFFF 00", _PERSISTENT, handler, sa
         )
         for sa, name, handler in (
             (0x00, "REGISTER", reservation.register),
@@ -330,14 +337,14 @@ COMMANDS: Final[tuple[Command, ...]] = (
     _command(
         "REPORT SUPPORTED OPERATION CODES",
         "A3 1F 87 FF FFFF FFFFFFFF 00 00",
-        _INFORM,
+        _READ,
         report_supported_opcodes,
         0x0C,
     ),
     _command(
         "REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS",
         "A3 1F 80 00 0000 FFFFFFFF 00 00",
-        _INFORM,
+        _READ,
         report_supported_task_management,
         0x0D,
     ),

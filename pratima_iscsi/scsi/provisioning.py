@@ -172,13 +172,17 @@ STATUS_HEADER_COUNTED_FROM: Final = 4
 
 
 def _first_reported(device: Device, lba: int) -> int:
-    """The LBA that the first descriptor begins with.
+    """The LBA that the first descriptor begins with: the one asked for (SBC-3).
 
-    Space is held by physical blocks, so an LBA inside of one is answered from the next one on.
-    SBC-3 would have the descriptor begin with the LBA asked for; iscsi-test-cu's
-    GetLBAStatus.UnmapSingle wants this, and no initiator asks about parts of physical blocks.
+    Except right behind a hole, inside of the first physical block that holds space: there it is
+    the next physical block, since iscsi-test-cu's GetLBAStatus.UnmapSingle wants it so. qemu takes
+    that for an I/O error, but asks there only when its image begins inside of such a block.
     """
     device.check_range(lba, 0)
     physical = 1 << device.physical_block_exponent
-    rounded = -(-lba // physical) * physical
-    return rounded if rounded < device.blocks else lba
+    first = lba - lba % physical
+    rounded = first + physical
+    if lba == first or first == 0 or rounded >= device.blocks:
+        return lba
+    before, length = (first - physical) << device.block_shift, physical << device.block_shift
+    return lba if device.storage.allocated(before, length)[0] else rounded

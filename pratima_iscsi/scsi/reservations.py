@@ -32,7 +32,9 @@ class Access(enum.Enum):
     FREE = enum.auto()
     """Never conflicts: INQUIRY, REPORT LUNS, REQUEST SENSE, RELEASE."""
     INFORM = enum.auto()
-    """Conflicts with RESERVE only: TEST UNIT READY, READ CAPACITY, PERSISTENT RESERVE."""
+    """Conflicts with RESERVE only: TEST UNIT READY, READ CAPACITY."""
+    PERSISTENT = enum.auto()
+    """Conflicts with any RESERVE, that of its own nexus too (SPC-2 5.5.1): PERSISTENT RESERVE."""
     READ = enum.auto()
     """Conflicts with an exclusive access reservation as well."""
     WRITE = enum.auto()
@@ -97,12 +99,16 @@ class Reservations:
         return self.reserved_by is not None or self.scope_type is not None
 
     def check(self, nexus: Nexus, access: Access) -> None:
-        """Raise ``Conflict`` when the reservation of another forbids this access."""
+        """Raise ``Conflict`` when a reservation forbids this access: another's, but that
+        persistent reservations do not go with a RESERVE at all."""
         if access is Access.FREE:
             return
-        if self.reserved_by is not None and self.reserved_by is not nexus:
+        persistent = access is Access.PERSISTENT
+        if self.reserved_by is not None and (persistent or self.reserved_by is not nexus):
             raise Conflict
-        if access is Access.INFORM or self.scope_type is None or self.holds(nexus.port):
+        if persistent or access is Access.INFORM:
+            return
+        if self.scope_type is None or self.holds(nexus.port):
             return
         if self.scope_type in SHARED and nexus.port in self.keys:
             return

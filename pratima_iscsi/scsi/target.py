@@ -36,6 +36,10 @@ class AbsentUnit:
     block_size: Final = 512
     """A block as good as any other: nothing is read or written here."""
 
+    def takes(self, lba: int, count: int) -> bool:
+        """It takes no transfer."""
+        return False
+
     def execute(self, task: Task) -> None:
         """Answer INQUIRY, REPORT LUNS and REQUEST SENSE, and 5/25/00 to all else."""
         try:

@@ -45,6 +45,9 @@ class Unit(Protocol):
     def block_size(self) -> int:
         """Bytes of a logical block, for ``data_out_length``."""
 
+    def takes(self, lba: int, count: int) -> bool:
+        """Whether a transfer of these blocks lies within the unit and its limit."""
+
     def execute(self, task: "Task") -> None:
         """Execute a task; ends in one call of its ``done``."""
 
@@ -170,7 +173,10 @@ def data_out_length(cdb: Buffer, block_size: int) -> int:
     count = int.from_bytes(cdb[first : first + width], "big")
     if opcode in VERIFY_OPCODES:
         bytchk = cdb[1] >> 1 & 3
-        count = count if bytchk == BYTCHK_ALL else 1 if bytchk == BYTCHK_ONE else 0
+        if bytchk == BYTCHK_ONE:
+            count = min(count, 1)
+        elif bytchk != BYTCHK_ALL:
+            count = 0
     elif opcode == WRITE_6 and count == 0:
         count = WRITE_6_ZERO_MEANS
     elif opcode == COMPARE_AND_WRITE:

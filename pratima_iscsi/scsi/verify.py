@@ -31,7 +31,8 @@ def verify(device: Device, task: Task, flags: int, lba: int, count: int) -> None
             raise CheckCondition(INVALID_FIELD_IN_CDB)
         expected = bytes(exactly(task.data_out, length))
     elif check == BYTCHK_ONE:
-        expected = bytes(exactly(task.data_out, device.block_size))
+        # Of no blocks there is none to send either (SBC-3 5.32, VERIFICATION LENGTH 0).
+        expected = bytes(exactly(task.data_out, device.block_size if count else 0))
     elif check != BYTCHK_NONE:
         raise CheckCondition(INVALID_FIELD_IN_CDB.at(1))
     Verification(device, task, lba << device.block_shift, length, expected).start()

@@ -1,7 +1,10 @@
 """The portal's sockets: sessions side by side, backpressure, floods, shutdown."""
 
+import errno
+import logging
 import socket
 import threading
+import time
 
 import pytest
 
@@ -170,6 +173,66 @@ def test_a_flood_of_connections_keeps_nobody_out() -> None:
             assert portal.call(lambda: len(portal.portal.connections)) <= PORTAL_LOGINS_MAX + 1
         for one in idle:
             one.close()
+
+
+@pytest.mark.plain
+@pytest.mark.parametrize("shortage", ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM"])
+def test_a_shortage_is_logged_once_and_slept_through(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, shortage: str
+) -> None:
+    monkeypatch.setattr(edge, "ACCEPT_PAUSE_SECONDS", 0.05)
+    attempts: list[float] = []
+
+    def failing(listener: socket.socket) -> None:
+        attempts.append(time.monotonic())
+        raise OSError(getattr(errno, shortage), "made to fail")
+
+    caplog.set_level(logging.WARNING)
+    with served(Lab().directory) as portal:
+        with monkeypatch.context() as short:
+            short.setattr(socket.socket, "accept", failing)
+            waiting = socket.create_connection((portal.host, portal.port))
+            began = time.monotonic()
+            while len(attempts) < 4:
+                assert time.monotonic() < began + 10.0
+                time.sleep(0.01)
+        assert attempts[3] - attempts[0] >= 3 * 0.045, "it does not spin"
+        assert len([one for one in caplog.records if "cannot accept" in one.message]) == 1
+        with connect(portal) as initiator:
+            assert initiator.ping(b"let in") == b"let in"
+        waiting.close()
+
+
+@pytest.mark.plain
+def test_a_listener_that_rests_is_not_looked_at_again_once_closed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(edge, "ACCEPT_PAUSE_SECONDS", 0.05)
+    attempts: list[None] = []
+
+    def failing(listener: socket.socket) -> None:
+        attempts.append(None)
+        raise OSError(errno.EMFILE, "made to fail")
+
+    monkeypatch.setattr(socket.socket, "accept", failing)
+    with served(Lab().directory) as portal:
+        with socket.create_connection((portal.host, portal.port)):
+            while not attempts:
+                time.sleep(0.01)
+            portal.close()
+        count = len(attempts)
+        time.sleep(0.2)
+        assert len(attempts) == count
+
+
+def test_an_ipv4_peer_of_a_dual_stack_portal_is_told_an_ipv4_address() -> None:
+    with served(Lab().directory) as portal:
+        try:
+            _, port = portal.call(lambda: portal.portal.listen("::", 0))
+        except (StateError, OSError):
+            pytest.skip("there is no IPv6 here")
+        assert discover("127.0.0.1", port) == [(TARGET, f"127.0.0.1:{port},1")]
+        assert discover("::1", port) == [(TARGET, f"[::1]:{port},1")]
 
 
 @pytest.mark.plain

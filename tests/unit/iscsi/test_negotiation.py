@@ -37,6 +37,8 @@ from pratima_iscsi.limits import BURST_BYTES_MAX, FIRST_BURST_BYTES_MAX
         ("ErrorRecoveryLevel", "2", "0"),
         ("IFMarker", "Yes", "No"),
         ("OFMarker", "Yes", "No"),
+        ("IFMarkInt", "2048~8192", "Reject"),
+        ("OFMarkInt", "2048", "Reject"),
         ("TaskReporting", "FastAbort,RFC3720", "RFC3720"),
         ("X-com.example.thing", "1", "NotUnderstood"),
         ("RDMAExtensions", "Yes", "NotUnderstood"),

@@ -225,6 +225,29 @@ def test_residuals_of_writes(
     assert lab.storage.data[:10000] == b"b" * written + bytes(10000 - written), "whole blocks only"
 
 
+def plain_write(opcode: int, lba: int, blocks: int) -> bytes:
+    """WRITE or WRITE AND VERIFY of any size."""
+    lba_bytes, count_bytes = {0x2: (4, 3), 0x8: (8, 4), 0xA: (4, 4)}[opcode >> 4]
+    cdb = bytes([opcode, 0]) + lba.to_bytes(lba_bytes, "big") + blocks.to_bytes(count_bytes, "big")
+    return cdb.ljust(16, b"\0")
+
+
+@pytest.mark.parametrize("offers", [{}, SOLICITED, UNSOLICITED_ONLY])
+@pytest.mark.parametrize("opcode", [0x2A, 0x2E, 0xAA, 0xAE, 0x8A, 0x8E])
+def test_a_write_that_is_to_be_refused_writes_nothing_of_what_it_is_shortened_to(
+    offers: dict[str, str], opcode: int
+) -> None:
+    lab = Lab()
+    pair = lab.pair(offers=offers)
+    blocks = lab.unit.blocks
+    beyond = pair.run(plain_write(opcode, blocks - 8, 9), b"x" * 4096)
+    assert beyond.sense_triple == (5, 0x21, 0)
+    too_long = pair.run(plain_write(opcode, 0, (8 << 20) // 512 + 1), b"x" * 512)
+    assert too_long.sense_triple == (5, 0x24, 0)
+    assert not any(call[0] == "write" for call in lab.storage.calls)
+    assert pair.run(plain_write(opcode, blocks - 8, 8), b"y" * 512).good, "and the session goes on"
+
+
 @pytest.mark.parametrize("opcode", [0x8A, 0x8E, 0x93, 0x8B])
 @pytest.mark.parametrize("lun", [0, 7])
 def test_a_length_that_no_residual_count_can_tell(opcode: int, lun: int) -> None:

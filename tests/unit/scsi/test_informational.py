@@ -257,7 +257,12 @@ def test_usage_data_is_as_long_as_the_group_says():
     assert all(c.length == lengths[c.opcode >> 5] for c in COMMANDS)
     for command in COMMANDS:
         if command.service_action is not None:
-            assert command.usage[1] & 0x1F == 0x1F
+            assert command.usage[1] & 0x1F == command.service_action
+
+
+@pytest.mark.parametrize(("opcode", "action"), [(0x9E, 0x10), (0x5F, 0x06), (0xA3, 0x0C)])
+def test_usage_data_has_the_service_action_itself(opcode, action):
+    assert Lab().good(report_opcodes(2, opcode, action))[4:6] == bytes((opcode, action))
 
 
 def test_dpo_and_fua_are_reported_as_mode_sense_says():
@@ -325,6 +330,8 @@ def test_sense_points_at_the_field():
         (cdb_10(0x2F, 0, 3, 2), 3 * 512),
         (cdb_12(0xAF, 0, 3, 6), 512),
         (cdb_16(0x8F, 0, 3, 4), 0),
+        (cdb_10(0x2F, 0, 0, 6), 0),
+        (cdb_10(0x2F, 0, 0, 2), 0),
         (cdb_10(0x41, 0, 3), 512),
         (cdb_16(0x93, 0, 3), 512),
         (cdb_16(0x93, 0, 3, 1), 0),

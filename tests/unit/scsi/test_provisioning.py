@@ -131,11 +131,20 @@ def test_get_lba_status_lists_extents_as_they_are():
     assert lab.refused(lba_status(BLOCKS)) == LBA_RANGE
 
 
-def test_get_lba_status_begins_at_a_physical_block_except_at_the_end():
+def test_get_lba_status_begins_with_the_lba_asked_for():
     lab = Lab(size=20 * 512)
     lab.good(cdb_10(0x2A, 0, 20), b"x" * 20 * 512)
-    assert extents(lab.good(lba_status(1)))[0] == (8, 12, 0)
+    assert extents(lab.good(lba_status(1)))[0] == (1, 19, 0)
+    assert extents(lab.good(lba_status(9)))[0] == (9, 11, 0)
     assert extents(lab.good(lba_status(17)))[0] == (17, 3, 0)
+
+
+def test_get_lba_status_inside_the_first_block_behind_a_hole_begins_with_the_next():
+    lab = Lab(size=36 * 512)
+    lab.good(cdb_10(0x2A, 8, 28), b"x" * 28 * 512)
+    assert extents(lab.good(lba_status(9)))[0] == (16, 20, 0)
+    assert extents(lab.good(lba_status(17)))[0] == (17, 19, 0)
+    assert extents(lab.good(lba_status(1)))[0] == (1, 7, 1)
 
 
 def test_what_is_told_of_thin_provisioning_agrees():

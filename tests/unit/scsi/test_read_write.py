@@ -232,6 +232,14 @@ def test_verify_compares_as_bytchk_says(make, verify, write_and_verify):
     assert lab.refused(make(verify, 0, 1, 0x20)) == BAD_FIELD
 
 
+@pytest.mark.parametrize(("make", "opcode"), [(cdb_10, 0x2F), (cdb_12, 0xAF), (cdb_16, 0x8F)])
+@pytest.mark.parametrize("flags", [0x00, 0x02, 0x06])
+def test_a_verify_of_no_blocks_is_good_without_data(make, opcode, flags):
+    lab = Lab()
+    lab.good(make(opcode, 3, 0, flags))
+    assert lab.storage.calls == []
+
+
 def test_a_long_verify_reads_in_bounded_chunks():
     lab = Lab(size=5 << 20)
     lab.good(cdb_16(0x8F, 0, (5 << 20) // 512))

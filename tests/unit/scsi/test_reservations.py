@@ -72,6 +72,31 @@ def test_reserve_keeps_others_out_until_release():
     assert lab.status(lab.session, READ) == CONFLICT
 
 
+def test_persistent_reservations_conflict_with_a_reserve_even_for_its_holder():
+    lab = Pair(registered=False)
+    lab.good(RESERVE_6)
+    for session in (lab.session, lab.other):
+        for action in range(4):
+            assert lab.status(session, reserve_in(action)) == CONFLICT
+        for action in range(7):
+            assert lab.status(session, *reserve_out(action, 0, 1, 1)) == CONFLICT
+    lab.good(RELEASE_6)
+    assert lab.read_keys() == []
+
+
+@pytest.mark.parametrize("action", [0x0C, 0x0D])
+def test_exclusive_access_keeps_others_from_asking_what_is_supported(action):
+    ask = bytes((0xA3, action)) + bytes(4) + (255).to_bytes(4, "big") + bytes(2)
+    lab = Pair()
+    third = lab.join("three")
+    for kind, allowed in ((1, True), (3, False), (6, False)):
+        assert lab.out(lab.session, RESERVE, kind=kind) == 0
+        lab.good(ask)
+        assert (lab.status(third, ask) == 0) == allowed
+        assert lab.out(lab.session, RELEASE, kind=kind) == 0
+        lab.unit.attentions.pending.clear()
+
+
 def test_a_reserve_ends_with_its_nexus_and_with_a_reset():
     lab = Pair(registered=False)
     lab.good(RESERVE_6)

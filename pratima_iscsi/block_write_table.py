@@ -148,16 +148,25 @@ def _run(bitmap: BitMap, at: int, count_max: int) -> tuple[int, int] | None:
     """The first run of marked blocks at or after ``at``, cut at ``count_max`` blocks."""
     if at >= BLOCKS_PER_VOLUME_MAX:
         return None
-    members = bitmap.iter_equal_or_larger(at)
-    first = next(members, None)
+    first = next(bitmap.iter_equal_or_larger(at), None)
     if first is None:
         return None
     most = min(first + count_max, BLOCKS_PER_VOLUME_MAX)
     if bitmap.contains_range(first, most):
         return first, most
-    end = first + 1
-    for block in members:
-        if block != end:
+    # Doubling steps, then halves of the last: a resync asks once for each of its reads, and a run
+    # may be as long as a volume.
+    end, beyond, step = first + 1, most, 1
+    while end + step < beyond:
+        if not bitmap.contains_range(end, end + step):
+            beyond = end + step
             break
-        end += 1
+        end += step
+        step *= 2
+    while beyond - end > 1:
+        middle = (end + beyond) // 2
+        if bitmap.contains_range(end, middle):
+            end = middle
+        else:
+            beyond = middle
     return first, end

@@ -60,6 +60,8 @@ class SourceGroup:
         self.sessions: dict[int, bytes] = {}
         self.sent_bytes: dict[int, int] = {}
         """Bytes of the frames that were sent, by link."""
+        self.state_trouble = ""
+        """Why the state directory cannot be written now; empty while it can."""
         self.batch: list[Operation] = []
         """Operations of this wake-up, not submitted yet."""
         self.takes_lent = not backstore.links
@@ -182,7 +184,7 @@ class SourceGroup:
                 failure = error
                 self._loop.call_soon_threadsafe(lambda: self._state_failed(failure, again, failed))
                 return
-            self._loop.call_soon_threadsafe(self._and_turn, then)
+            self._loop.call_soon_threadsafe(self._state_written, then)
 
         def again() -> None:
             if not self._closed:
@@ -190,11 +192,19 @@ class SourceGroup:
 
         self._state_writer.submit(run)
 
+    def _state_written(self, then: Callable[[], None]) -> None:
+        if self.state_trouble:
+            self.state_trouble = ""
+            self._report(fx.Report(None, "state written", "the state directory can be written"))
+        self._and_turn(then)
+
     def _state_failed(
         self, error: OSError, again: Callable[[], None], failed: Callable[[OSError], None]
     ) -> None:
         reason = f"the state directory cannot be written: {error.strerror or error}"
-        self._report(fx.Report(None, "state failed", reason, alarm=True))
+        if reason != self.state_trouble:
+            self.state_trouble = reason
+            self._report(fx.Report(None, "state failed", reason, alarm=True))
         failed(error)
         self._loop.call_later(limits.STATE_RETRY_SECONDS, again)
         self.turn()

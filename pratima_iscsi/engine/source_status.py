@@ -152,7 +152,7 @@ def source_status(
         log=LogStatus(backstore.log.bytes, backstore.log.limit),
         portal=portal,
         front_end=front_end,
-        failed=trouble,
+        failed=trouble or group.state_trouble,
         target=target,
         sessions=sessions,
         alarms=alarms,

@@ -162,11 +162,14 @@ def test_a_full_disk_under_the_primarys_state_is_an_error_until_there_is_room(pl
                     session.write(0, b"x" * BLOCK)
                 assert session.read(0, 8) == bytes(BLOCK)
                 assert any(a.event == "state failed" for a in primary.status().alarms)
+                assert "state directory cannot be written" in primary.status().failed
+                assert primary.exit_code == 2
                 ran = pratima("disable", "--forget-table", "--state", str(primary.state))
                 assert ran.returncode == 2 and "no replica" in ran.stderr
                 (disk / "ballast").unlink()
                 session.write(0, b"y" * BLOCK)
                 assert session.read(0, 8) == b"y" * BLOCK
+                assert primary.exit_code == 0
             (disk / "ballast").write_bytes(bytes(disk_free(disk)))
             assert primary.stop() == 1 and primary.said("unclean stop"), primary.output()
             (disk / "ballast").unlink()

@@ -29,7 +29,6 @@ from pratima_iscsi.iscsi.pdu import (
     COMMAND_WRITE,
     DIGEST_BYTES,
     FINAL,
-    IMMEDIATE,
     OPCODE_MASK,
     REQUEST,
     RESERVED_TAG,
@@ -234,10 +233,13 @@ class Session(Answers):
             self._unusual_command(request, segments, data)
             return
         handler = self._handlers.get(opcode)
+        immediate = request.immediate
         if handler is None:
+            if not immediate and request.cmd_sn == self.exp_cmd_sn:
+                self.admit(request.cmd_sn)  # rejected or not, what comes next has the next number
             self.reject(request, RejectReason.COMMAND_NOT_SUPPORTED)
-        elif request.opcode & IMMEDIATE or self.admit(request.cmd_sn):
-            handler(self, request, data)
+        elif immediate or opcode == Opcode.SNACK or self.admit(request.cmd_sn):
+            handler(self, request, data)  # a SNACK has no CmdSN
 
     def admit(self, cmd_sn: int) -> bool:
         """Whether a non-immediate PDU is in its order; then it takes its CmdSN.
@@ -258,10 +260,10 @@ class Session(Answers):
     def _unusual_command(self, request: Request, segments: memoryview, data: memoryview) -> None:
         """A command that is immediate, out of its order, or has additional header segments."""
         immediate = request.immediate
+        if not immediate and not self.admit(request.cmd_sn):
+            return
         if request.itt in self.commands or request.itt == RESERVED_TAG:
             self.reject(request, TASK_IN_PROGRESS)
-            return
-        if not immediate and not self.admit(request.cmd_sn):
             return
         if immediate and self._immediate >= IMMEDIATE_COMMANDS_MAX:
             self.reject(request, RejectReason.TOO_MANY_IMMEDIATE)

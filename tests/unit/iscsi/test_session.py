@@ -530,6 +530,36 @@ def test_unknown_requests_are_rejected_with_their_header() -> None:
     assert not pair.closing
 
 
+def test_a_rejected_request_takes_its_cmdsn() -> None:
+    pair = Lab().pair()
+    pair.send(pair.header(0x1C))
+    pair.initiator.cmd_sn += 1
+    assert pair.run(bytes(6)).good
+    assert [reason for reason, _ in pair.initiator.rejects] == [RejectReason.COMMAND_NOT_SUPPORTED]
+
+
+@pytest.mark.parametrize("ahead", [-9, 0, 3])
+def test_a_snack_has_no_cmdsn_and_is_rejected(ahead: int) -> None:
+    pair = Lab().pair()
+    pair.send(pair.header(Opcode.SNACK, cmd_sn=pair.initiator.cmd_sn + ahead & 0xFFFFFFFF))
+    assert pair.run(bytes(6)).good
+    assert [reason for reason, _ in pair.initiator.rejects] == [RejectReason.SNACK]
+
+
+def test_a_command_sent_a_second_time_is_passed_over_in_silence() -> None:
+    pair = Lab().pair(offers=SOLICITED)
+    pair.initiator.answer_r2ts = False
+    cmd_sn = pair.initiator.cmd_sn
+    ticket = pair.submit(write_10(0, 8), bytes(4096))
+    pair.settle()
+    tail = ticket.cdb.ljust(16, b"\0")
+    fields = {"flags": 0xA1, "itt": ticket.itt, "word20": 4096, "cmd_sn": cmd_sn}
+    pair.send(pair.header(Opcode.SCSI_COMMAND, tail=tail, **fields))
+    pair.settle()
+    assert not pair.initiator.rejects and not pair.closing
+    assert pair.run(bytes(6)).good
+
+
 def test_a_discovery_session_takes_no_commands() -> None:
     pair = Lab().pair(target="")
     pair.send(pair.header(0x01, flags=0x81))

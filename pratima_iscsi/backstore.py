@@ -325,7 +325,7 @@ class Backstore:
             record = make_record(RecordKind.RESIZE, volume, 0, size, sequence=sequence)
             self.digest = record.history = next_history(self.digest, record.entry, record.payload)
             for link in self.links:
-                link.resize(record, old, now, zeros=link.index in self.growth.zeros)
+                link.resize(record, old, now, zeros=self.growth.reads_zeros(link))
         self.emit(Report(None, "resized", f"volume {offers[volume].name}: {old} to {size} bytes"))
         return True
 

@@ -190,21 +190,25 @@ class Volume:
             write_rest(self._fd, data, offset, done, 0, str(self.path))
 
     def write_through(self, data: Buffer, offset: int) -> None:
-        """Write all of ``data`` so that it is on stable storage on return (FUA)."""
+        """Write all of ``data`` so that it is on stable storage on return (FUA).
+
+        The kernel tells of a failed writeback once, by whatever errno it had, and to whoever syncs
+        next. So an error is the write's own only if the write fails without a sync as well.
+        """
         length = len(data)
         self._check(offset, length)
         try:
             done = os.pwritev(self._fd, (data,), offset, os.RWF_DSYNC)
         except OSError as error:
-            if error.errno == errno.EIO:
-                raise SyncError.of(error) from None  # it may speak of any page of the volume
+            if error.errno != errno.EIO:
+                self.pwrite(data, offset)
             if error.errno not in _CANNOT_NOWAIT:
-                raise
-            self.pwrite(data, offset)
+                raise SyncError.of(error) from None  # it may speak of any page of the volume
             self.sync_now()
             return
         if done != length:
-            write_rest(self._fd, data, offset, done, os.RWF_DSYNC, str(self.path))
+            self.pwrite(memoryview(data)[done:], offset + done)
+            self.sync_now()
 
     def punch(self, offset: int, length: int) -> None:
         """Make a range read as zeros, giving its space back where the volume can."""

@@ -6,7 +6,7 @@ as a whole or not at all.
 
 import contextlib
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pratima_iscsi.control.options import ServeGroup, ServeOptions, group_directory
 from pratima_iscsi.edges.boot import read_boot_id
@@ -75,8 +75,9 @@ class GroupDisks:
 
 def _remember(store: SourceStore, state: SourceState, options: ServeGroup) -> None:
     """A link that is synchronous once counts as such after any power cut."""
-    known = {link.name for link in state.links if link.ever_sync}
+    stored = {link.name: link for link in state.links}
     for replica in options.replicas:
         store.mark(replica.name)
-        if replica.mode is not Mode.ASYNC and replica.name not in known:
-            store.remember_link(LinkState(replica.name, ever_sync=True))
+        link = stored.get(replica.name, LinkState(replica.name))
+        if replica.mode is not Mode.ASYNC and not link.ever_sync:
+            store.remember_link(replace(link, ever_sync=True))

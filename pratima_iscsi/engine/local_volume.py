@@ -7,6 +7,7 @@ One rule: never two writers at once, so that order needs no lock.
 """
 
 import asyncio
+import errno
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from pratima_iscsi.blocks import BLOCK_BYTES, BlockRange
 from pratima_iscsi.edges.volume import Volume
 from pratima_iscsi.engine.lane import Event, InlinePace, Job
 from pratima_iscsi.engine.worker import Worker
+from pratima_iscsi.errors import StateError
 from pratima_iscsi.operations import RESIZE, UPDATE, WRITE, ZERO, Buffer, Operation, ReadDone
 from pratima_iscsi.replication.effects import BlocksRead
 
@@ -86,6 +88,8 @@ class LocalVolume:
                     volume.pwrite(operation.lent or operation.payload, operation.offset)
             except OSError as error:
                 operation.error = error
+            except StateError as error:  # it has shrunk since it made room
+                operation.error = OSError(errno.EIO, str(error))
 
     def update(self, operation: Operation, done: Callable[[bytes | None], None]) -> None:
         """Read the operation's range after every write before it, transform it, tell ``done``."""

@@ -59,6 +59,8 @@ class Growth:
         self._deadline = 0.0
         self.zeros: frozenset[int] = _NOBODY
         """Links whose replica reads zeros where the volume grows, as the primary will."""
+        self._sessions: dict[int, bytes] = {}
+        """The sessions in which they were asked."""
 
     @property
     def asking(self) -> bool:
@@ -74,6 +76,7 @@ class Growth:
         self._done, self._volume, self._size = done, volume, size
         self._deadline = now + limits.GROW_SECONDS
         self._asked = {link.index: link.session for link in links}
+        self._sessions = self._asked.copy()
         self.zeros = frozenset(self._asked)
         for link in links:
             message = Grow(link.session, volume, size)
@@ -109,6 +112,11 @@ class Growth:
                     "and is refused by name if it cannot",
                 )
         return links
+
+    def reads_zeros(self, link: Link) -> bool:
+        """Whether what a volume grows by is known to read as zeros at this link's replica: at the
+        one that said so, for in another session it may be another one."""
+        return link.index in self.zeros and link.session == self._sessions[link.index]
 
     def answered(self, link: int, answer: Grown, now: float) -> None:
         """A replica has made room, or says why it cannot."""

@@ -487,7 +487,7 @@ MUTANTS: Final = (
         "what a device has grown by counts as zeros",
         "race 22: the new area is dirty or known to be zeros",
         _BACKSTORE,
-        "zeros=link.index in self.growth.zeros",
+        "zeros=self.growth.reads_zeros(link)",
         "zeros=True",
         "growth",
     ),

@@ -51,6 +51,36 @@ def test_a_sync_that_fails_in_an_operation_is_told_apart_from_a_failed_write(
     assert isinstance(operation.error, SyncError) and operation.error.errno == errno.EIO
 
 
+def full(*arguments: object) -> int:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_writeback_that_failed_for_want_of_space_is_a_failed_sync(
+    local: LocalVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel tells the FUA write, once, of pages that others wrote."""
+    monkeypatch.setattr(os, "pwritev", full)
+    operation = fua_write()
+    local._write_all([operation])
+    assert isinstance(operation.error, SyncError) and operation.error.errno == errno.ENOSPC
+
+
+def test_a_write_that_finds_no_space_itself_is_a_failed_write(
+    local: LocalVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "pwritev", full)
+    monkeypatch.setattr(os, "pwrite", full)
+    operation = fua_write()
+    local._write_all([operation])
+    assert operation.error is not None and not isinstance(operation.error, SyncError)
+
+
+def test_a_resize_of_what_has_shrunk_since_it_made_room_is_answered(local: LocalVolume) -> None:
+    operation = Operation(RecordKind.RESIZE, 0, 0, 2 * SIZE)
+    local._write_all([operation])
+    assert operation.error is not None and "never shrinks" in str(operation.error)
+
+
 def test_a_zeroing_that_fails_before_its_sync_is_a_failed_write(local: LocalVolume) -> None:
     operation = Operation(RecordKind.ZERO, 0, SIZE, 4096, fua=True)
     local._write_all([operation])

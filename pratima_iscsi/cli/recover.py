@@ -56,9 +56,11 @@ def command(state: Path, volumes: tuple[Path, ...], group: str, as_json: bool) -
 
 
 def _directories(state: Path, group: str) -> list[Path]:
-    if group:
-        return [group_directory(state, checked_group(group))]
     if (state / STATE_NAME).is_file():  # a copy of one group's directory alone
+        if group:
+            raise UsageError(
+                f"--group, and {state} is one group's own directory", "leave --group out"
+            )
         return [state]
     groups = groups_directory(state)
     found = sorted(path for path in groups.iterdir() if path.is_dir()) if groups.is_dir() else []
@@ -66,7 +68,13 @@ def _directories(state: Path, group: str) -> list[Path]:
         raise StateError(
             f"{state} holds no replica's state", "name the directory that pratima replica had"
         )
-    return found
+    if not group:
+        return found
+    chosen = group_directory(state, checked_group(group))
+    if chosen not in found:
+        names = ", ".join(path.name for path in found)
+        raise StateError(f"there is no group {group!r} here", f"its groups are: {names}")
+    return [chosen]
 
 
 def _recover(directory: Path, volumes: Sequence[Path]) -> ReplicaState:

@@ -60,8 +60,6 @@ class SourceGroup:
         self.sessions: dict[int, bytes] = {}
         self.sent_bytes: dict[int, int] = {}
         """Bytes of the frames that were sent, by link."""
-        self.state_trouble = ""
-        """Why the state directory cannot be written now; empty while it can."""
         self.batch: list[Operation] = []
         """Operations of this wake-up, not submitted yet."""
         self.takes_lent = not backstore.links
@@ -73,6 +71,9 @@ class SourceGroup:
         self._loop = loop
         self._report = report
         self._state_writer = ThreadPoolExecutor(1, "state")
+        self._state_reasons: dict[int, str] = {}
+        """Why a job of the state thread failed that is to be tried again, by its number."""
+        self._state_jobs = 0
         self._turning = False
         self._now = 0.0
         """When the turn under way began."""
@@ -176,15 +177,18 @@ class SourceGroup:
     ) -> None:
         """Run ``job`` in the state thread, then ``then`` and a turn on the loop; after an error
         of the disk call ``failed`` and try again later."""
+        number = self._state_jobs = self._state_jobs + 1
 
         def run() -> None:
             try:
                 job()
             except OSError as error:
                 failure = error
-                self._loop.call_soon_threadsafe(lambda: self._state_failed(failure, again, failed))
+                self._loop.call_soon_threadsafe(
+                    lambda: self._state_failed(number, failure, again, failed)
+                )
                 return
-            self._loop.call_soon_threadsafe(self._state_written, then)
+            self._loop.call_soon_threadsafe(self._state_written, number, then)
 
         def again() -> None:
             if not self._closed:
@@ -192,19 +196,29 @@ class SourceGroup:
 
         self._state_writer.submit(run)
 
-    def _state_written(self, then: Callable[[], None]) -> None:
-        if self.state_trouble:
-            self.state_trouble = ""
+    @property
+    def state_trouble(self) -> str:
+        """Why the state directory cannot be written now; empty while it can."""
+        return next(reversed(self._state_reasons.values()), "")
+
+    def _state_written(self, number: int, then: Callable[[], None]) -> None:
+        # Not what another job left to be tried again: that there is room for a mark does not say
+        # that there is room for a generation.
+        if self._state_reasons.pop(number, "") and not self._state_reasons:
             self._report(fx.Report(None, "state written", "the state directory can be written"))
         self._and_turn(then)
 
     def _state_failed(
-        self, error: OSError, again: Callable[[], None], failed: Callable[[OSError], None]
+        self,
+        number: int,
+        error: OSError,
+        again: Callable[[], None],
+        failed: Callable[[OSError], None],
     ) -> None:
         reason = f"the state directory cannot be written: {error.strerror or error}"
-        if reason != self.state_trouble:
-            self.state_trouble = reason
+        if reason not in self._state_reasons.values():
             self._report(fx.Report(None, "state failed", reason, alarm=True))
+        self._state_reasons[number] = reason
         failed(error)
         self._loop.call_later(limits.STATE_RETRY_SECONDS, again)
         self.turn()

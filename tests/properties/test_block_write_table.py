@@ -1,11 +1,13 @@
 """The block write table against a plain set of (volume, block)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyroaring import BitMap
 
-from pratima_iscsi.block_write_table import BlockWriteTable
+from pratima_iscsi.block_write_table import BlockWriteTable, _run
 from pratima_iscsi.blocks import BLOCK_BYTES, BLOCKS_PER_VOLUME_MAX, block_count
 from pratima_iscsi.operations import RecordKind
 from pratima_iscsi.records import make_record
@@ -81,6 +83,64 @@ def test_runs_are_its_blocks_in_order_and_no_longer_than_asked(
     found = [(run.volume, block) for run in runs for block in range(run.first, run.end)]
     assert found == sorted(blocks)
     assert all(1 <= run.count <= longest for run in runs)
+
+
+def walked_run(blocks: set[int], at: int, count_max: int) -> tuple[int, int] | None:
+    """The first run at or after ``at``, found block by block."""
+    first = min((block for block in blocks if block >= at), default=None)
+    if first is None:
+        return None
+    end = first
+    while end in blocks and end - first < count_max:
+        end += 1
+    return first, end
+
+
+@given(
+    st.sampled_from([0, 65536 - 150, BLOCKS_PER_VOLUME_MAX - 300]),
+    st.lists(st.tuples(st.integers(0, 299), st.integers(1, 300)), max_size=6),
+    st.integers(0, 299),
+    st.integers(1, 320),
+)
+def test_a_run_ends_where_a_walk_finds_its_end(
+    base: int, spans: list[tuple[int, int]], at: int, count_max: int
+) -> None:
+    """Runs and gaps at both ends: of a volume, and across two of the bitmap's parts."""
+    table, blocks = BlockWriteTable(1), set[int]()
+    for step, (first, count) in enumerate(spans):
+        span = range(base + first, base + min(first + count, 300))
+        if step % 3 == 2:
+            table.discard(0, span.start, span.stop)
+            blocks -= set(span)
+        else:
+            table.add(0, span.start, span.stop)
+            blocks |= set(span)
+    found = _run(table.bitmaps[0], base + at, count_max)
+    assert found == walked_run(blocks, base + at, count_max)
+
+
+class Counting(BitMap):
+    """Counts the questions about ranges and the blocks that were walked."""
+
+    asked = 0
+
+    def contains_range(self, range_start: int, range_end: int) -> bool:
+        self.asked += 1
+        return bool(super().contains_range(range_start, range_end))
+
+    def iter_equal_or_larger(self, val: int) -> Iterator[int]:
+        for block in super().iter_equal_or_larger(val):
+            self.asked += 1
+            yield block
+
+
+@pytest.mark.parametrize("gap", [0, 1 << 20])
+@pytest.mark.parametrize("count", [1, 1000, (1 << 18) - 1, 1 << 18])
+def test_a_long_run_is_measured_in_a_few_steps(count: int, gap: int) -> None:
+    bitmap = Counting()
+    bitmap.add_range(gap, gap + count)
+    assert _run(bitmap, 0, 1 << 18) == (gap, gap + count)
+    assert bitmap.asked <= 2 * 18 + 4
 
 
 @given(st.lists(SPANS, max_size=20))

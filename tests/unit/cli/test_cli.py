@@ -511,6 +511,25 @@ def test_recover_of_several_groups_takes_the_worst(run: Run, tmp_path: Path) -> 
     assert "--group NAME" in err
 
 
+def test_recover_of_a_group_that_is_not_there_names_those_that_are(
+    run: Run, tmp_path: Path
+) -> None:
+    stored(tmp_path / "r", tmp_path / "v", CONSISTENT, "default")
+    stored(tmp_path / "r", tmp_path / "w", None, "mail")
+    code, out, err = run("recover", "--state", tmp_path / "r", "--group", "nope")
+    assert (code, out) == (2, "")
+    assert "there is no group 'nope' here" in err
+    assert "its groups are: default, mail" in err
+
+
+def test_recover_of_a_copy_of_one_groups_directory_takes_no_group(run: Run, tmp_path: Path) -> None:
+    stored(tmp_path / "r", tmp_path / "v", CONSISTENT, "default")
+    directory = group_directory(tmp_path / "r", "default")
+    code, out, err = run("recover", "--state", directory, "--group", "default")
+    assert (code, out) == (2, "")
+    assert "leave --group out" in err
+
+
 def test_recover_beside_a_running_daemon_is_refused(run: Run, tmp_path: Path) -> None:
     stored(tmp_path / "r", tmp_path / "v", CONSISTENT, "default")
     held = DiskDirectory.open_at(group_directory(tmp_path / "r", "default"))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from pratima_iscsi import __version__, limits
-from pratima_iscsi.control.options import ReplicaDaemonOptions, group_directory
+from pratima_iscsi.control.options import ReplicaDaemonOptions, group_directory, unknown_group
 from pratima_iscsi.control.options import ReplicaGroup as GroupOptions
 from pratima_iscsi.control.sections import ServeGroupSection
 from pratima_iscsi.control.service import answer
@@ -203,9 +203,7 @@ class ReplicaDaemon:
         if not group:
             return tuple(self._groups.values())
         if group not in self._groups:
-            raise StateError(
-                f"there is no group {group!r} here", f"its groups are: {', '.join(self._groups)}"
-            )
+            raise unknown_group(group, self._groups)
         return (self._groups[group],)
 
     def _not_here(self) -> str:

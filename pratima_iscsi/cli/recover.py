@@ -8,7 +8,7 @@ import click
 
 from pratima_iscsi.cli.common import ANY_PATH, state_option
 from pratima_iscsi.control.config import checked_group
-from pratima_iscsi.control.options import group_directory, groups_directory
+from pratima_iscsi.control.options import group_directory, groups_directory, unknown_group
 from pratima_iscsi.edges.directory import DiskDirectory
 from pratima_iscsi.edges.replica_state import STATE_NAME, ReplicaState
 from pratima_iscsi.edges.replica_store import ReplicaStore
@@ -72,8 +72,7 @@ def _directories(state: Path, group: str) -> list[Path]:
         return found
     chosen = group_directory(state, checked_group(group))
     if chosen not in found:
-        names = ", ".join(path.name for path in found)
-        raise StateError(f"there is no group {group!r} here", f"its groups are: {names}")
+        raise unknown_group(group, (path.name for path in found))
     return [chosen]
 
 

@@ -4,7 +4,7 @@ One rule: whoever holds one of these need not check it again; keys and secrets a
 """
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from pratima_iscsi import limits
 from pratima_iscsi.edges.curve import CurveKeys
 from pratima_iscsi.edges.keys import AllowList
 from pratima_iscsi.edges.link_address import LinkAddress
+from pratima_iscsi.errors import StateError
 from pratima_iscsi.iscsi.chap import Account
 from pratima_iscsi.replication.states import Mode
 
@@ -144,3 +145,8 @@ def groups_directory(state: Path) -> Path:
 def group_directory(state: Path, group: str) -> Path:
     """A group's own state; the name is a checked one (``config.checked_group`` gives no other)."""
     return groups_directory(state) / group
+
+
+def unknown_group(name: str, groups: Iterable[str]) -> StateError:
+    """The error where a group was named that is none of ``groups``."""
+    return StateError(f"there is no group {name!r} here", f"its groups are: {', '.join(groups)}")

@@ -43,15 +43,15 @@ def write_all(fd: int, data: Buffer, offset: int, name: str) -> None:
     """Write all of ``data``; a short write goes on until all is written or its cause shows."""
     done = os.pwrite(fd, data, offset)
     if done != len(data):
-        write_rest(fd, data, offset, done, 0, name)
+        write_rest(fd, data, offset, done, name)
 
 
-def write_rest(fd: int, data: Buffer, offset: int, done: int, flags: int, name: str) -> None:
+def write_rest(fd: int, data: Buffer, offset: int, done: int, name: str) -> None:
     """Go on with a write of which the first ``done`` bytes are written."""
     with memoryview(data).cast("B") as view:
         while done < len(view):
             with view[done:] as rest:
-                step = os.pwritev(fd, (rest,), offset + done, flags)
+                step = os.pwritev(fd, (rest,), offset + done)
             if step == 0:
                 raise OSError(errno.EIO, "it takes no more bytes", name)
             done += step

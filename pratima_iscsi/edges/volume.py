@@ -187,7 +187,7 @@ class Volume:
         self._check(offset, length)
         done = os.pwrite(self._fd, data, offset)
         if done != length:
-            write_rest(self._fd, data, offset, done, 0, str(self.path))
+            write_rest(self._fd, data, offset, done, str(self.path))
 
     def write_through(self, data: Buffer, offset: int) -> None:
         """Write all of ``data`` so that it is on stable storage on return (FUA).

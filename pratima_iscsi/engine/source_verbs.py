@@ -6,6 +6,7 @@ One rule: each names what it reached, or says why it reached none.
 import time
 from collections.abc import Callable
 
+from pratima_iscsi.control.options import unknown_group
 from pratima_iscsi.engine.served_group import ServedGroup
 from pratima_iscsi.errors import StateError, UsageError
 from pratima_iscsi.replication.link import Link
@@ -22,9 +23,7 @@ class SourceVerbs:
         if not group:
             return list(self.groups.values())
         if group not in self.groups:
-            raise StateError(
-                f"there is no group {group!r} here", f"its groups are: {', '.join(self.groups)}"
-            )
+            raise unknown_group(group, self.groups)
         return [self.groups[group]]
 
     def _each(

@@ -9,7 +9,7 @@ RESIZE is admitted a volume has its old size on every side, whoever dies meanwhi
 """
 
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Protocol
 
 from pratima_iscsi import limits
 from pratima_iscsi.blocks import VOLUME_BYTES_MAX
@@ -22,8 +22,6 @@ from pratima_iscsi.replication.states import Connection
 
 GrowthDone = Callable[[OperatorError | None], None]
 """Told once: None when initiators may be told of the new size, else why nothing has changed."""
-
-_NOBODY: Final[frozenset[int]] = frozenset()
 
 
 class Growing(Protocol):
@@ -57,10 +55,9 @@ class Growth:
         self._asked: dict[int, bytes] = {}
         """Links that have not answered, with the session that they were asked in."""
         self._deadline = 0.0
-        self.zeros: frozenset[int] = _NOBODY
-        """Links whose replica reads zeros where the volume grows, as the primary will."""
-        self._sessions: dict[int, bytes] = {}
-        """The sessions in which they were asked."""
+        self._zeros: dict[int, bytes] = {}
+        """Links whose replica reads zeros where the volume grows, as the primary will, with the
+        session that it was asked in."""
 
     @property
     def asking(self) -> bool:
@@ -76,8 +73,7 @@ class Growth:
         self._done, self._volume, self._size = done, volume, size
         self._deadline = now + limits.GROW_SECONDS
         self._asked = {link.index: link.session for link in links}
-        self._sessions = self._asked.copy()
-        self.zeros = frozenset(self._asked)
+        self._zeros = self._asked.copy()
         for link in links:
             message = Grow(link.session, volume, size)
             self._group.emit(SendControl(link.index, message))
@@ -116,7 +112,7 @@ class Growth:
     def reads_zeros(self, link: Link) -> bool:
         """Whether what a volume grows by is known to read as zeros at this link's replica: at the
         one that said so, for in another session it may be another one."""
-        return link.index in self.zeros and link.session == self._sessions[link.index]
+        return self._zeros.get(link.index) == link.session
 
     def answered(self, link: int, answer: Grown, now: float) -> None:
         """A replica has made room, or says why it cannot."""
@@ -132,7 +128,7 @@ class Growth:
             return
         del self._asked[link]
         if not answer.zeros:
-            self.zeros -= {link}
+            del self._zeros[link]
         if not self._asked:
             self._group.emit(GrowLocal(self._volume, self._size))
 
@@ -149,7 +145,7 @@ class Growth:
             )
             return
         if not zeros:
-            self.zeros = _NOBODY
+            self._zeros.clear()
         self._in_line = True
         self._group.admit_resize(
             Operation(RESIZE, self._volume, 0, self._size, done=self._settled), now

@@ -116,13 +116,15 @@ class Device:
 
     def check_range(self, lba: int, count: int) -> None:
         """Raise 5/21/00 unless ``count`` blocks from ``lba`` on exist; ``lba`` itself must."""
-        if lba >= self.blocks or lba + count > self.blocks:
+        if not self._has(lba, count):
             raise CheckCondition(LBA_OUT_OF_RANGE)
 
     def takes(self, lba: int, count: int) -> bool:
         """Whether a transfer of these blocks lies within the unit and its limit."""
-        within = lba < self.blocks and lba + count <= self.blocks
-        return within and count <= self.transfer_blocks_max
+        return self._has(lba, count) and count <= self.transfer_blocks_max
+
+    def _has(self, lba: int, count: int) -> bool:
+        return lba < self.blocks and lba + count <= self.blocks
 
     def check_writable(self) -> None:
         """Raise 7/27/02 while software write protection is on."""

@@ -227,8 +227,8 @@ def _command(
     return Command(name, bytes(data), access, handler, service_action, thin_only)
 
 
-_FREE, _INFORM, _READ, _WRITE = Access.FREE, Access.INFORM, Access.READ, Access.WRITE
-_PERSISTENT: Final = Access.PERSISTENT
+_FREE, _INFORM, _PERSISTENT = Access.FREE, Access.INFORM, Access.PERSISTENT
+_READ, _WRITE = Access.READ, Access.WRITE
 _LBA_10, _LBA_16 = "FFFFFFFF", "FFFFFFFFFFFFFFFF"
 
 COMMANDS: Final[tuple[Command, ...]] = (

@@ -495,7 +495,7 @@ MUTANTS: Final = (
         "a replica's garbage behind the old end is not asked for",
         "race 22: known to be zeros on both sides",
         _GROWTH,
-        "        if not answer.zeros:\n            self.zeros -= {link}",
+        "        if not answer.zeros:\n            del self._zeros[link]",
         "",
         "scenario test_growth.test_garbage_behind_a_replicas_volume_is_overwritten",
     ),

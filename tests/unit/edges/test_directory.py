@@ -103,7 +103,7 @@ def test_short_writes_and_reads_go_on(
     file.pwrite(memoryview(b"0123456789"), 0)
     assert file.pread(12, 0) == b"0123456789\0\0"
     monkeypatch.setattr(os, "pwrite", lambda fd, data, at: 0)
-    monkeypatch.setattr(os, "pwritev", lambda fd, views, at, flags: 0)
+    monkeypatch.setattr(os, "pwritev", lambda fd, views, at: 0)
     with pytest.raises(OSError, match="takes no more"):
         file.pwrite(b"x", 0)
 

@@ -148,6 +148,11 @@ class Begin:
         head = _BEGIN.pack(self.transaction, self.direct, len(self.sizes))
         return head + b"".join(map(_SIZE.pack, self.sizes))
 
+    def makes_direct(self, transaction: int) -> bool:
+        """Whether ``transaction``, if it is open and staged, goes on with what it has, directly;
+        any other BEGIN forgets it."""
+        return self.direct and self.transaction == transaction
+
     @classmethod
     def decode(cls, payload: bytes | memoryview) -> "Begin":
         """Raises RemoteProtocolError for a malformed payload."""

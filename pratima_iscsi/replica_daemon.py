@@ -109,7 +109,11 @@ class ReplicaDaemon:
 
         def recover() -> ReplicaStore:
             return ReplicaStore.open(
-                directory, volumes, journal_bytes=self.options.journal_bytes, kept_bytes=credit
+                directory,
+                volumes,
+                journal_bytes=self.options.journal_bytes,
+                kept_bytes=credit,
+                patient=True,
             )
 
         opened = ReplicaGroup(

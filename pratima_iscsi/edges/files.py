@@ -5,9 +5,13 @@ nothing else, so that the simulator can put a disk with unsynced state and power
 code. One rule: a call does the whole of it or raises OSError.
 """
 
-from typing import Protocol
+import errno
+from typing import Final, Protocol
 
 from pratima_iscsi.operations import Buffer
+
+NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""What an OSError's number is when somebody else's room may mend it."""
 
 
 class File(Protocol):

@@ -70,6 +70,9 @@ class Applier:
         self.staging: Staging | None = None
         self.answers: list[VerifyResult] = []
         """Not yet taken by ``take_answers``; bounded by what one apply call reads."""
+        self.superseded = False
+        """A newer BEGIN is known to follow: what the open transaction still brings is passed over,
+        since that BEGIN frees it."""
         self.recovering = True
         """Whether what a file shows may not be what its disk holds (after a failed fdatasync)."""
         self.heard_ns = self.state.heard_ns
@@ -138,11 +141,24 @@ class Applier:
         self.persist(state)
         self.remove_old_staging()
 
+    @property
+    def is_staging(self) -> bool:
+        """Whether a staged transaction is open, and not being brought onto the volumes."""
+        return self.staging is not None and not (self.state.direct or self.state.committing)
+
     def make_direct(self) -> None:
         """Give up the old consistent point of a staged transaction: apply it from now on."""
         assert self.state.transaction and not self.state.direct
         self.persist(_direct(self.state, self.state.transaction))
         self.finish()
+
+    def abandon(self) -> None:
+        """Forget the open staged transaction, durably: the old consistent point stays, and a source
+        that asks is told that nothing is open here."""
+        assert self.is_staging
+        self._close_staging()
+        self.persist(replace(self.state, transaction=0))
+        self.remove_old_staging()
 
     def give_up(self, reason: str, applied: int, *, discard: bool = False) -> None:
         """Be INCONSISTENT for ``reason``, with no transaction and nothing staged; the journal up to
@@ -176,6 +192,7 @@ class Applier:
         )
 
     def _close_staging(self) -> None:
+        self.superseded = False
         if self.staging is not None:
             self.staging.close()
             self.staging = None
@@ -254,6 +271,8 @@ class Applier:
 
     def _apply(self, entry: Entry) -> None:
         kind = entry.kind
+        if self.superseded and kind != RecordKind.RESIZE:
+            return
         if kind == RecordKind.WRITE or kind == RecordKind.RESYNC:
             if self.staging is not None:
                 self.staging.write(entry.volume, entry.offset, entry.payload)
@@ -328,7 +347,7 @@ class Applier:
     def _begin(self, begin: Begin, after: ReplicaState) -> None:
         if begin.sizes:
             after = self._resized(after, begin.sizes)
-        if begin.direct and begin.transaction == after.transaction and self.staging is not None:
+        if begin.makes_direct(after.transaction) and self.staging is not None:
             self.persist(_direct(after, begin.transaction))
             self.finish()
             return
@@ -342,6 +361,7 @@ class Applier:
         self.remove_old_staging()
 
     def _end(self, end: End, after: ReplicaState) -> None:
+        assert not self.superseded, "no END stands between a transaction and what supersedes it"
         if after.direct:
             self.persist(_ended(after, end))
             return

@@ -8,6 +8,12 @@ Opening a store recovers it: it finishes a commit that was under way, applies ev
 journal that is valid, by the same code as ever, checkpoints, and empties the journal. That can be
 cut off anywhere and begun again, and works on a copy of the directory and the volumes as well.
 
+**Staging that is full.** A unit of a staged transaction then waits for room, and with it all that
+follows. But a BEGIN that is durable behind it, with no END between them, frees what is staged: up
+to it the transaction's records are passed over. So a primary that begins anew is never stuck behind
+one that could not go on. Where a recovery finds neither, it abandons the transaction: the old
+consistent point is what there is to present, and the journal has nothing that leads beyond it.
+
 What cannot go on is said in the state: INCONSISTENT with its reason when journal or staging lost
 what was durable (the next source's first sync mends it), FAILED when the journal holds what the
 protocol does not allow. One rule: nothing is applied that is not provably durable in the journal.
@@ -22,7 +28,7 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from pratima_iscsi.blocks import BLOCK_BYTES
-from pratima_iscsi.edges.files import Directory, File
+from pratima_iscsi.edges.files import NO_ROOM, Directory, File
 from pratima_iscsi.edges.growth import make_room
 from pratima_iscsi.edges.journal import INDEX_MAX, Journal, JournalRot, unit_bytes
 from pratima_iscsi.edges.journal import PREFIX as JOURNAL_PREFIX
@@ -31,6 +37,7 @@ from pratima_iscsi.edges.replica_apply import Applier, VerifyResult
 from pratima_iscsi.edges.replica_state import ReplicaState, ReplicaVolume, StateFile
 from pratima_iscsi.edges.staging import PREFIX as STAGING_PREFIX
 from pratima_iscsi.edges.staging import SLOT_BYTES, StagingRot
+from pratima_iscsi.edges.turns import Turns
 from pratima_iscsi.errors import PratimaError, RemoteProtocolError, StateError, SyncError
 from pratima_iscsi.limits import (
     CHECKPOINT_BYTES,
@@ -41,6 +48,7 @@ from pratima_iscsi.limits import (
     STAGING_RESERVE_BYTES,
 )
 from pratima_iscsi.operations import Buffer
+from pratima_iscsi.records import End
 from pratima_iscsi.replication.standing import CheckedFrame
 
 
@@ -91,6 +99,11 @@ class ReplicaStore:
         self._journal: Journal | None = None
         self._checkpointed = 0
         self._broken = "the replica is not bound"
+        self._turns = Turns()
+        self.unrecovered = ""
+        """Why the recovery did not end, and is to be tried again; empty: it did."""
+        self.abandoned = ""
+        """Which transaction the recovery abandoned and why; empty: none."""
         self._kept = KeptUnits(kept_bytes)
         self._applier = Applier(
             directory,
@@ -112,6 +125,7 @@ class ReplicaStore:
         staging_bytes: int = STAGING_BYTES_DEFAULT,
         reserve_bytes: int = STAGING_RESERVE_BYTES,
         kept_bytes: int = CREDIT_BYTES_MAX,
+        patient: bool = False,
         clock: Callable[[], int] = time.time_ns,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
     ) -> "ReplicaStore":
@@ -121,7 +135,8 @@ class ReplicaStore:
         until they are applied. ``clock`` is wall time in ns. Look at ``state``
         afterwards: it says whether the volumes are a consistent prefix now. Raises StateError when
         the files do not belong together or another version wrote them, OSError when the disk
-        fails; then nothing is lost and it may be tried again.
+        fails; then nothing is lost and it may be tried again. ``patient``: once the state is read,
+        such an error is no exception; it stands in ``unrecovered``, and the store takes nothing.
         """
         store = cls(
             directory,
@@ -140,6 +155,11 @@ class ReplicaStore:
                 store._recover()
             else:
                 _refuse_leftovers(directory)
+        except OSError as error:
+            store.close()
+            if not patient:
+                raise
+            store.unrecovered = f"the replica cannot be recovered: {error.strerror or error}"
         except BaseException:
             store.close()
             raise
@@ -243,7 +263,7 @@ class ReplicaStore:
             self._applier.load_staging()
             self._applier.finish()
             while self.state.applied < journal.last:
-                self._apply_unit()
+                self._apply_unit(journal.last)
         except (JournalRot, StagingRot) as rot:
             reason = self.state.reason if self.state.discard else str(rot)
             self._applier.give_up(reason, journal.seen)
@@ -251,7 +271,11 @@ class ReplicaStore:
             self._fail(str(error))
             return
         self._applier.take_answers()
-        self._applier.persist(self.state)
+        if self._applier.superseded:
+            self.abandoned = f"transaction {self.state.transaction:016x}: no room to stage it"
+            self._applier.abandon()
+        else:
+            self._applier.persist(self.state)
         self._applier.remove_old_staging()
         journal.restart(self.state.applied)
         self._checkpointed = self.state.applied
@@ -321,7 +345,7 @@ class ReplicaStore:
         try:
             self._applier.finish()
             while self.state.applied < upto and done < bytes_max:
-                done += self._apply_unit()
+                done += self._apply_unit(upto)
         except (JournalRot, StagingRot) as rot:
             self._broken = str(rot)
             self._applier.give_up(str(rot), self.state.applied, discard=True)
@@ -343,7 +367,7 @@ class ReplicaStore:
         assert upto <= journal.applicable, "not provably durable"
         done = 0
         while self.state.applied < upto and done < bytes_max and self.keeps_next:
-            done += self._apply_unit()
+            done += self._apply_unit(upto)
         return Applied(self.state.applied, done, (), self.state)
 
     def make_room(self, sizes: Sequence[int]) -> tuple[bool, ...]:
@@ -385,18 +409,38 @@ class ReplicaStore:
             raise ReplicaDamaged(str(rot)) from None
         return self.state
 
-    def _apply_unit(self) -> int:
-        """Apply the next unit; the bytes of its frame."""
+    def _apply_unit(self, upto: int) -> int:
+        """Apply the next unit, one of those up to ``upto``; the bytes of its frame."""
         index = self.state.applied + 1
         if self.keeps_next:
             size = self._applier.apply_writes(index, self._kept[index])
         else:
             assert self._journal is not None
             unit = self._journal.read(index)
-            self._applier.apply_unit(unit)
+            try:
+                self._applier.apply_unit(unit)
+            except OSError as error:
+                if error.errno not in NO_ROOM or not self._needs_no_staging(upto):
+                    raise
+                self._applier.apply_unit(unit)
             size = len(unit.frame)
         self._kept.drop(index)
         return size
+
+    def _needs_no_staging(self, upto: int) -> bool:
+        """Whether the open transaction goes on without more room for its staging: units up to
+        ``upto``, all durable, say what becomes of it."""
+        applier, journal = self._applier, self._journal
+        if journal is None or not applier.is_staging:
+            return False
+        turn = self._turns.next(journal, self.state, upto)
+        if isinstance(turn, End):
+            return False
+        if turn is not None and turn.makes_direct(self.state.transaction):
+            applier.make_direct()
+        elif turn is not None or applier.recovering:
+            applier.superseded = True
+        return turn is not None or applier.recovering
 
 
 def _refuse_leftovers(directory: Directory) -> None:

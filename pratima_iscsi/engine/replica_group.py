@@ -7,7 +7,6 @@ is opened again; only a lack of room is waited for.
 """
 
 import asyncio
-import errno
 import os
 import secrets
 import time
@@ -15,6 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from pratima_iscsi import limits
+from pratima_iscsi.edges.files import NO_ROOM
 from pratima_iscsi.edges.replica_store import Applied, ReplicaStore
 from pratima_iscsi.edges.volume import Volume
 from pratima_iscsi.engine.lane import Event, Lane
@@ -23,8 +23,6 @@ from pratima_iscsi.errors import PratimaError
 from pratima_iscsi.replication import sink_effects as fx
 from pratima_iscsi.replication.messages import Closed, Grow, Hello, Message, Ping
 from pratima_iscsi.replication.sink import Sink
-
-_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 Tell = Callable[[bytes, Message], None]
 Listener = Callable[[str, fx.Notice], None]
@@ -75,6 +73,11 @@ class ReplicaGroup:
         self._mending: asyncio.TimerHandle | None = None
         self.sink = self._new_sink()
         self._durable = self.sink.durable
+        if self.store.unrecovered:
+            self._report("failed", self.store.unrecovered, alarm=True)
+            self._mend_later()
+        elif self.store.abandoned:
+            self._report("recovered", self._recovered())
 
     def _new_sink(self) -> Sink:
         state = self.store.state
@@ -85,7 +88,7 @@ class ReplicaGroup:
             applied=state.applied,
             credit=self._credit,
             blank=self._blank,
-            failure=state.failed,
+            failure=self.store.unrecovered or state.failed,
             new_nonce=lambda: secrets.token_bytes(16),
             journal_room=self.store.journal_room,
             staging_room=self.store.staging_room,
@@ -145,8 +148,8 @@ class ReplicaGroup:
         if now.ended != before.ended and now.consistent:
             self._report("resynced", f"consistent at {now.history.position}")
 
-    def _report(self, event: str, reason: str) -> None:
-        self._notice(self.name, fx.Notice(event, reason))
+    def _report(self, event: str, reason: str, *, alarm: bool = False) -> None:
+        self._notice(self.name, fx.Notice(event, reason, alarm))
 
     def _arm(self) -> None:
         now = time.monotonic()
@@ -239,6 +242,9 @@ class ReplicaGroup:
 
     def _fail(self, reason: str) -> None:
         self.sink.fail(reason)
+        self._mend_later()
+
+    def _mend_later(self) -> None:
         if self._mending is None and not self.store.state.failed:
             self._mending = self._loop.call_later(self._mend_after, self._mend)
             self._mend_after = min(self._mend_after * 2, limits.MEND_SECONDS_MAX)
@@ -257,7 +263,7 @@ class ReplicaGroup:
         self.store.close()
         try:
             store = self._recover()
-        except (OSError, PratimaError) as error:
+        except PratimaError as error:
             return self._failed("the replica cannot be recovered", error)
         return lambda: self._reopened(store)
 
@@ -267,14 +273,24 @@ class ReplicaGroup:
         self.sink = self._new_sink()
         self._durable = self.sink.durable
         self._session = None
-        if store.state.failed:
-            reason = store.state.failed
-        elif store.state.consistent:
+        if store.unrecovered:
+            self._report("failed", store.unrecovered, alarm=True)
+            self._mend_later()
+            return
+        if store.state.consistent:
             self._mend_after = limits.MEND_SECONDS_MIN
-            reason = f"recovered at {store.state.history.position}"
-        else:
-            reason = f"recovered, not consistent: {store.state.reason}"
-        self._notice(self.name, fx.Notice("recovered", reason, alarm=not store.state.consistent))
+        self._report("recovered", self._recovered(), alarm=not store.state.consistent)
+
+    def _recovered(self) -> str:
+        """What a recovery brought, in the operator's words."""
+        state = self.store.state
+        if state.failed:
+            return state.failed
+        if not state.consistent:
+            return f"recovered, not consistent: {state.reason}"
+        lost = self.store.abandoned
+        begins = f"; the open resync begins anew ({lost})" if lost else ""
+        return f"recovered at {state.history.position}{begins}"
 
     # Jobs of the journal's lane.
 
@@ -320,7 +336,7 @@ class ReplicaGroup:
         try:
             applied = apply()
         except OSError as error:
-            if error.errno not in _NO_ROOM:
+            if error.errno not in NO_ROOM:
                 return self._failed("the replica's volume cannot be written", error)
             reason = f"the replica has no room: {error.strerror}"
             return lambda: self.sink.apply_blocked(reason, time.monotonic())

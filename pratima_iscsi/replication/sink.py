@@ -403,6 +403,8 @@ class Sink:
 
     def _frames_with_room(self) -> list[CheckedFrame]:
         frames: list[CheckedFrame] = []
+        if self.retry_apply_at and not self._begins_anew():
+            return frames
         room = self._room_for_waiting() if self.waiting else 0
         size = 0
         while self.waiting and size < limits.COMMIT_BYTES:
@@ -417,6 +419,12 @@ class Sink:
         elif self.held and not self.waiting and self.retry_apply_at == 0.0:
             self._hold("")
         return frames
+
+    def _begins_anew(self) -> bool:
+        """Whether a BEGIN waits: what finds no room to be applied may not be needed behind it."""
+        here = self.units[-1].standing if self.units else self.written
+        opened = ((frame.after.transaction, frame.after.direct) for frame in self.waiting)
+        return any(now[0] and now != (here.transaction, here.direct) for now in opened)
 
     def _room_for_waiting(self) -> int:
         units = len(self.waiting) * limits.JOURNAL_UNIT_BYTES
@@ -539,7 +547,8 @@ class Sink:
         self._schedule(now)
 
     def apply_blocked(self, reason: str, now: float) -> None:
-        """There was no room to apply: nothing is lost, no credit given, and it is tried again."""
+        """There was no room to apply: nothing is lost, it is tried again, and until it succeeds
+        the journal takes no frame but those up to a BEGIN."""
         self.apply_busy = False
         self.retry_apply_at = now + limits.APPLY_RETRY_SECONDS
         self._hold(reason)

@@ -6,6 +6,7 @@ from typing import Final
 _LINK = "pratima_iscsi.replication.link"
 _COVER = "pratima_iscsi.replication.link_cover"
 _RESYNC = "pratima_iscsi.replication.resync"
+_STORE = "pratima_iscsi.edges.replica_store"
 _SINK = "pratima_iscsi.replication.sink"
 _WALK = "pratima_iscsi.replication.walk"
 _HANDSHAKE = "pratima_iscsi.replication.handshake"
@@ -539,5 +540,50 @@ MUTANTS: Final = (
         "if self.standing.bound and self._wants_room(hello):",
         "if False:",
         "growth",
+    ),
+    Mutant(
+        "an END behind what finds no room is passed over",
+        "what was acknowledged as durable is never undone",
+        _STORE,
+        "        if isinstance(turn, End):\n            return False\n",
+        "        if isinstance(turn, End):\n            applier.superseded = True\n            return True\n",
+        "scenario test_full_staging."
+        "test_an_end_that_is_durable_is_kept_though_its_blocks_find_no_room",
+    ),
+    Mutant(
+        "a BEGIN frees nothing while what is before it finds no room",
+        "PROTOCOL 1: on receipt of a new BEGIN the replica frees the old staging",
+        _STORE,
+        "        elif turn is not None or applier.recovering:",
+        "        elif applier.recovering:",
+        "scenario test_full_staging."
+        "test_a_resync_that_begins_anew_is_not_stuck_behind_one_that_found_no_room",
+    ),
+    Mutant(
+        "a recovery without room leaves the transaction open",
+        "what is said to be durable is there: here, what was staged",
+        _STORE,
+        "        if self._applier.superseded:",
+        "        if False:",
+        "scenario test_full_staging."
+        "test_a_replica_restarted_without_room_is_at_its_old_point_and_says_what_it_lacks",
+    ),
+    Mutant(
+        "a replica without room journals what it cannot apply",
+        "PROTOCOL 4: if room ends midway the replica withholds credit",
+        _SINK,
+        "        if self.retry_apply_at and not self._begins_anew():\n            return frames\n",
+        "",
+        "scenario test_full_staging."
+        "test_sessions_that_come_and_go_do_not_fill_the_journal_of_a_replica_without_room",
+    ),
+    Mutant(
+        "a replica without room takes no BEGIN",
+        "a primary that begins anew is not stuck behind a transaction that cannot go on",
+        _SINK,
+        "        if self.retry_apply_at and not self._begins_anew():",
+        "        if self.retry_apply_at:",
+        "scenario test_full_staging."
+        "test_a_resync_that_begins_anew_is_not_stuck_behind_one_that_found_no_room",
     ),
 )

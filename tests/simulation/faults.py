@@ -6,6 +6,7 @@ One rule: a fault only does what the world may do; what must follow is checked e
 import errno
 from typing import TYPE_CHECKING
 
+from pratima_iscsi.blocks import BLOCK_BYTES
 from pratima_iscsi.edges.journal import PREFIX as JOURNAL_PREFIX
 from pratima_iscsi.replication.messages import Ack, Closed, Ping, VerifyAnswer, Welcome
 from pratima_iscsi.replication.source_state import StopKind
@@ -125,8 +126,12 @@ def _disk_fault(simulation: "Simulation", pair: Pair, fault: str) -> None:
             world.at(world.now + rng.choice([0.5, 3.0]), pair.start_replica)
         case "replica disk full" if replica.alive:
             disk = replica.disk
-            disk.faults.capacity_bytes = 0
+            disk.faults.capacity_bytes -= (
+                disk.free_bytes() - rng.choice([0, 0, 8, 32]) * BLOCK_BYTES
+            )
             world.at(world.now + rng.choice([0.5, 5.0]), lambda: _give_room(pair))
+            if rng.random() < 0.5:
+                world.at(world.now + rng.choice([0.2, 0.4, 2.0]), lambda: _restart(pair))
         case "replica rot" if replica.alive:
             replica.crash(power=rng.random() < 0.5)
             _rot(pair)
@@ -150,6 +155,13 @@ def _restart_failed(simulation: "Simulation") -> None:
     if source.alive and source.backstore.volume_failed:
         source.crash(power=False)
         simulation.start_source(StopKind.CRASHED)
+
+
+def _restart(pair: Pair) -> None:
+    """Whatever room its disk has."""
+    if pair.replica.alive:
+        pair.replica.crash(power=pair.replica.world.rng.random() < 0.5)
+    pair.start_replica()
 
 
 def _give_room(pair: Pair) -> None:

@@ -198,6 +198,29 @@ def _growth(rng: Random) -> Setup:
     )
 
 
+def _full(rng: Random) -> Setup:
+    """A replica whose disk is full again and again, and a log that soon is."""
+    return Setup(
+        sizes=[rng.choice([24, 96]) * BLOCK_BYTES],
+        log_bytes=64 * KIB,
+        modes=rng.choice([_SYNC, _ASYNC]),
+        direct_resync=rng.random() < 0.5,
+        seconds=12.0,
+        rate=rng.choice([40.0, 150.0]),
+        bursts=0.1,
+        faults=[
+            "replica disk full",
+            "replica disk full",
+            "replica kill",
+            "source kill",
+            "partition",
+            "controls",
+            "image",
+        ],
+        fault_every=0.5,
+    )
+
+
 HUNTS: Final[dict[str, Callable[[Random], Setup]]] = {
     "any": Setup.draw,
     "overflow": _overflow,
@@ -211,4 +234,5 @@ HUNTS: Final[dict[str, Callable[[Random], Setup]]] = {
     "disks": _disks,
     "rollbacks": _rollbacks,
     "growth": _growth,
+    "full": _full,
 }

@@ -105,6 +105,7 @@ class Pair:
             replica.crash(power=False)
         if not replica.alive:
             replica.start()
+        if replica.alive:
             self.recheck()
 
     def go_back(self) -> None:

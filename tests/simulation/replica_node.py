@@ -60,21 +60,28 @@ class ReplicaNode(Node):
         self.notices: list[fx.Notice] = []
         self.restless = Restless()
         self.staging_bytes = 1 << 40
+        self.reserve_bytes = 0
+        """What staging leaves to the journal and to the state."""
         self.spoilt = False
         """Its disk was exchanged or damaged: what it acknowledged may be gone."""
 
     # --- life ----------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Recover and come up."""
+        """Recover and come up, if there is room to recover."""
         self.life += 1
-        self.alive = True
         self.tick_at = float("inf")
         self.frames.clear()
         self.appended = False
         self.disk.faults.heal()
-        self.disk.faults.capacity_bytes = UNLIMITED
-        self.store = self.recover(self.disk)
+        try:
+            self.store = self.recover(self.disk)
+        except OSError as error:
+            assert error.errno == errno.ENOSPC, error
+            self.world.trace(self.name, f"cannot be recovered: {error}")
+            self.disk = self.disk.crash()
+            return
+        self.alive = True
         self.check_recovered(self.store, self.disk)
         self.spoilt = False
         rng = self.world.rng
@@ -106,7 +113,7 @@ class ReplicaNode(Node):
             segment_bytes=self.segment_bytes,
             journal_bytes=SEGMENTS * self.segment_bytes,
             staging_bytes=self.staging_bytes,
-            reserve_bytes=0,
+            reserve_bytes=self.reserve_bytes,
             kept_bytes=KEPT_BYTES[self.recoveries % len(KEPT_BYTES)],
             clock=lambda: int(self.world.now * 1e9),
             random_bytes=self.world.rng.randbytes,

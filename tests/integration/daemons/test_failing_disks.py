@@ -5,7 +5,8 @@ from random import Random
 
 import pytest
 
-from tests.integration.daemons.nodes import Pair
+from tests.integration.daemons.nodes import Pair, in_step, ports
+from tests.integration.daemons.test_groups import Configured, replica_file, serve_file
 from tests.integration.daemons.test_outage import write_blocks
 from tests.torture.faults import Shim, SyscallFault, build, compiler, happened
 
@@ -48,3 +49,28 @@ def test_a_failed_call_costs_no_write_and_the_replica_comes_back(
             write_blocks(session, draw.sample(range(1000), 20), draw)
         pair.wait_equal()
         assert pair.replica.runs
+
+
+def test_a_group_that_cannot_be_recovered_for_now_stops_no_other_and_mends_itself(
+    place: Path, shim: Shim
+) -> None:
+    port = ports(3)
+    serve = Configured("serve", serve_file(place, ports(1), port), place)
+    replica = Configured("replica", replica_file(place, port), place)
+    full = shim.environment([SyscallFault("sync", 1, "ENOSPC", "db/journal")], place / "faults.log")
+
+    def both_in_step() -> None:
+        for group in ("db", "files"):
+            serve.wait_status(in_step, f"{group} in step", replica, group=group)
+
+    with serve, replica:
+        replica.launch()
+        serve.start()
+        replica.wait_answers()
+        both_in_step()
+        replica.finish()
+        replica.launch(full)
+        replica.wait_said("db: failed: the replica cannot be recovered: No space left on device")
+        replica.wait_said("db: recovered: recovered at")
+        assert len(happened(full)) == 1
+        both_in_step()

@@ -13,6 +13,7 @@ from pratima_iscsi.edges.directory import DiskDirectory
 from pratima_iscsi.edges.files import Directory, File
 from pratima_iscsi.edges.replica_state import StateFile
 from pratima_iscsi.edges.replica_store import Applied, ReplicaDamaged, ReplicaStore
+from pratima_iscsi.edges.staging import SLOT_BYTES
 from pratima_iscsi.errors import RemoteProtocolError, StateError
 from pratima_iscsi.limits import MIB
 from pratima_iscsi.operations import RecordKind
@@ -93,7 +94,7 @@ class Replica:
         self.store = self.open()
         self.n = 0
 
-    def open(self) -> ReplicaStore:
+    def open(self, *, patient: bool = False) -> ReplicaStore:
         return ReplicaStore.open(
             self.directory,
             self.volumes,
@@ -101,6 +102,7 @@ class Replica:
             journal_bytes=256 * 1024,
             staging_bytes=self.staging_bytes,
             reserve_bytes=self.reserve_bytes,
+            patient=patient,
         )
 
     def reopen(self) -> None:
@@ -381,6 +383,135 @@ def test_the_operator_may_give_up_the_old_point_when_room_ends() -> None:
     replica.send(end(2))
     assert replica.store.state.consistent
     assert replica.content()[4 * BLOCK_BYTES : 6 * BLOCK_BYTES] == b"b" * 2 * BLOCK_BYTES
+
+
+def full_staging(disk: SimDisk) -> Replica:
+    """Consistent at SYNCED; the third block of the open transaction 2 finds no room."""
+    replica = Replica(disk.directory())
+    replica.staging_bytes = 3 * SLOT_BYTES
+    replica.reopen()
+    replica.first_sync()
+    replica.append(begin(2, direct=False), resync(0, b"a" * 2 * BLOCK_BYTES))
+    replica.append(resync(4, b"b" * 2 * BLOCK_BYTES), write(99, 0, b"w" * 512))
+    with pytest.raises(OSError, match="no room to stage"):
+        replica.store.apply(replica.store.applicable)
+    return replica
+
+
+def give_room(replica: Replica) -> None:
+    replica.staging_bytes = 1 << 40
+    replica.reopen()
+
+
+@pytest.mark.parametrize("life", ["same", "next"])
+@pytest.mark.parametrize("direct", [False, True])
+def test_a_newer_begin_frees_staging_that_is_full(direct: bool, life: str) -> None:
+    replica = full_staging(SimDisk())
+    replica.append(begin(3, direct=direct), resync(1, b"c" * BLOCK_BYTES))
+    if life == "next":
+        replica.reopen()
+    else:
+        replica.store.apply(replica.store.applicable)
+    state = replica.store.state
+    assert (state.transaction, state.consistent) == (3, not direct)
+    assert replica.store.abandoned == ""
+    replica.send(end(3))
+    assert replica.content() == b"p" * BLOCK_BYTES + b"c" * BLOCK_BYTES + b"p" * (
+        SIZE - 2 * BLOCK_BYTES
+    )
+
+
+def test_a_volume_that_grew_in_a_transaction_without_room_has_grown() -> None:
+    replica = full_staging(SimDisk())
+    replica.append(make_record(K.RESIZE, 0, 0, SIZE + BLOCK_BYTES, sequence=99))
+    replica.send(begin(3, direct=False))
+    assert replica.store.state.volumes[0].size == replica.volumes[0].size == SIZE + BLOCK_BYTES
+
+
+def test_full_staging_goes_on_directly_when_its_own_begin_says_so() -> None:
+    replica = full_staging(SimDisk())
+    replica.send(begin(2, direct=True))
+    assert not replica.store.state.consistent and replica.store.state.direct
+    replica.send(end(2))
+    expected = bytearray(b"a" * 2 * BLOCK_BYTES + b"p" * 14 * BLOCK_BYTES)
+    expected[4 * BLOCK_BYTES : 6 * BLOCK_BYTES] = b"b" * 2 * BLOCK_BYTES
+    expected[:512] = b"w" * 512
+    assert replica.store.state.consistent and replica.content() == expected
+
+
+@pytest.mark.parametrize("life", ["same", "next"])
+def test_what_ended_durably_is_never_passed_over_for_want_of_room(life: str) -> None:
+    """Whatever follows: the source has been told that the replica has it."""
+    replica = full_staging(SimDisk())
+    replica.append(end(2, SYNCED.at(20)))
+    replica.append(begin(3, direct=False), resync(1, b"c" * BLOCK_BYTES))
+    with pytest.raises(OSError, match="no room to stage"):
+        if life == "next":
+            replica.reopen()
+        replica.store.apply(replica.store.applicable)
+    assert replica.content() == b"p" * SIZE
+    give_room(replica)
+    state = replica.store.state
+    assert (state.history, state.ended, state.transaction) == (SYNCED.at(20), 2, 3)
+    assert replica.content()[: 2 * BLOCK_BYTES] == b"w" * 512 + b"a" * (2 * BLOCK_BYTES - 512)
+    assert replica.content()[4 * BLOCK_BYTES : 6 * BLOCK_BYTES] == b"b" * 2 * BLOCK_BYTES
+
+
+def test_a_recovery_without_room_abandons_a_resync_that_leads_nowhere() -> None:
+    replica = full_staging(SimDisk())
+    replica.reopen()
+    state = replica.store.state
+    assert (state.transaction, state.consistent, state.history) == (0, True, SYNCED)
+    assert "transaction 0000000000000002: no room to stage it" in replica.store.abandoned
+    assert state.n == replica.n and replica.content() == b"p" * SIZE
+    assert not [name for name in replica.directory.names() if name.startswith("staging")]
+    replica.send(begin(3, direct=False), resync(1, b"c" * BLOCK_BYTES), end(3))
+    replica.reopen()
+    assert replica.store.abandoned == "" and replica.store.state.ended == 3
+
+
+@pytest.mark.parametrize("behind", ["nothing", "staged", "direct"])
+def test_a_power_cut_at_any_step_without_room_ends_where_it_would_have_ended(behind: str) -> None:
+    for seed in range(40):
+        rng = Random(seed)
+        disk = SimDisk()
+        replica = full_staging(disk)
+        if behind != "nothing":
+            replica.append(begin(3, direct=behind == "direct"), resync(1, b"c" * BLOCK_BYTES))
+        replica.store.close()
+        cuts: list[SimDisk] = []
+        disk.faults.before = lambda *_, d=disk, r=rng, c=cuts: c.append(d.power_cut(r))
+        store = replica.open()
+        disk.faults.before = None
+        store.checkpoint()
+        for cut in rng.sample(cuts, 4):
+            directory = cut.directory()
+            volume = directory.open("volume0")
+            staging_bytes = rng.choice([replica.staging_bytes, 1 << 40])
+            again = ReplicaStore.open(
+                directory, [volume], staging_bytes=staging_bytes, reserve_bytes=0
+            )
+            state = again.state
+            if behind != "direct":
+                assert state.history == SYNCED and volume.pread(SIZE, 0) == b"p" * SIZE
+            assert state.consistent is (behind != "direct")
+            assert state.transaction == (3 if behind != "nothing" else state.transaction & 2)
+            assert state.n == store.state.n
+
+
+def test_a_store_that_cannot_be_recovered_for_now_says_where_it_stands_to_the_patient() -> None:
+    replica = full_staging(SimDisk())
+    replica.append(end(2, SYNCED.at(20)))
+    replica.store.close()
+    store = replica.open(patient=True)
+    assert (
+        store.unrecovered == f"the replica cannot be recovered: no room to stage {2 * 4096} bytes"
+    )
+    assert store.state.bound and store.state.history == SYNCED
+    with pytest.raises(OSError, match="the replica's store is closed"):
+        store.append(None, 0)
+    give_room(replica)
+    assert replica.store.unrecovered == "" and replica.store.state.ended == 2
 
 
 def test_a_direct_begin_of_the_open_staged_transaction_applies_what_is_staged(

@@ -8,24 +8,20 @@ from pratima_iscsi.edges.staging import SLOT_BYTES
 from pratima_iscsi.replication.source_state import StopKind
 from pratima_iscsi.replication.states import LinkState
 from tests.scenarios.scene import Scene
-from tests.simulation.replica_node import SEGMENTS
 from tests.simulation.setup import KIB
-
-RESERVE_BYTES = (SEGMENTS + 1) * 64 * KIB
 
 
 def overflowed(blocks: int) -> Scene:
     """A resync of so many blocks is due."""
     scene = Scene(blocks=2 * blocks, log_bytes=blocks * 2 * KIB)
-    scene.replica.reserve_bytes = RESERVE_BYTES
     scene.synced().overflow()
     return scene
 
 
 def leave(scene: Scene, blocks: int) -> None:
     """The replica's disk has room to stage so many blocks more, however many it has had."""
-    disk = scene.replica.disk
-    disk.faults.capacity_bytes += RESERVE_BYTES + blocks * SLOT_BYTES - disk.free_bytes()
+    disk, reserve = scene.replica.disk, scene.replica.reserve_bytes
+    disk.faults.capacity_bytes += reserve + blocks * SLOT_BYTES - disk.free_bytes()
 
 
 def full() -> Scene:

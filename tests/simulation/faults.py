@@ -125,10 +125,9 @@ def _disk_fault(simulation: "Simulation", pair: Pair, fault: str) -> None:
             replica.disk.faults.fail(rng.randrange(60), errno.EIO)
             world.at(world.now + rng.choice([0.5, 3.0]), pair.start_replica)
         case "replica disk full" if replica.alive:
-            disk = replica.disk
-            disk.faults.capacity_bytes -= (
-                disk.free_bytes() - rng.choice([0, 0, 8, 32]) * BLOCK_BYTES
-            )
+            disk, reserve = replica.disk, replica.reserve_bytes
+            left = rng.choice([0, reserve, reserve + 8 * BLOCK_BYTES, reserve + 32 * BLOCK_BYTES])
+            disk.faults.capacity_bytes += left - disk.free_bytes()
             world.at(world.now + rng.choice([0.5, 5.0]), lambda: _give_room(pair))
             if rng.random() < 0.5:
                 world.at(world.now + rng.choice([0.2, 0.4, 2.0]), lambda: _restart(pair))

@@ -60,7 +60,7 @@ class ReplicaNode(Node):
         self.notices: list[fx.Notice] = []
         self.restless = Restless()
         self.staging_bytes = 1 << 40
-        self.reserve_bytes = 0
+        self.reserve_bytes = (SEGMENTS + 1) * self.segment_bytes
         """What staging leaves to the journal and to the state."""
         self.spoilt = False
         """Its disk was exchanged or damaged: what it acknowledged may be gone."""

@@ -30,7 +30,7 @@ _TARGET: Final = (
         "sizes",
         metavar="SIZE",
         multiple=True,
-        help="Make a sparse file of this size where there is none: once for all, or per volume.",
+        help="Make a new volume, a sparse file of this size: once for all, or per volume.",
     ),
     click.option("--replica", "replicas", metavar="HOST:PORT", multiple=True, help="Mirror to it."),
     click.option(

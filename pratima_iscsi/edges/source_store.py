@@ -274,15 +274,19 @@ class SourceStore:
         self._write(StoredState(state, stamp, mark))
         self._save_identity(state, stamp)
 
-    def volume_sizes(self) -> dict[str, int]:
-        """The size of each volume that the group has, by name: its file or device may have more.
-        Empty where nothing is stored, or it is lost."""
+    def known_size(self, name: str) -> int | None:
+        """How large the group knows its volume of this name: its file or device may have more. 0
+        where there is a group and its volumes are forgotten, None where the volume is new."""
         try:
             stored = self._read()
         except _Damaged:
-            return {}  # ``load`` sees to it
-        volumes = () if stored is None else stored.state.volumes
-        return {volume.name: volume.size for volume in volumes}
+            return 0  # ``load`` sees to the rest
+        if stored is not None and stored.state.volumes:
+            sizes = {volume.name: volume.size for volume in stored.state.volumes}
+            return sizes.get(name)
+        identity = self._identity
+        held = stored is not None or identity.value is not None or identity.damaged or self.doubt
+        return 0 if held else None
 
     def remember_size(self, name: str, size: int) -> None:
         """A volume is about to grow: no replica may know it larger than this source would after a
@@ -290,8 +294,13 @@ class SourceStore:
         state = self._stored().state
         sizes = {volume.name: volume for volume in state.volumes}
         sizes[name] = replace(sizes.get(name, VolumeState(name, size)), size=size)
+        self.remember_volumes(tuple(sizes.values()))
+
+    def remember_volumes(self, volumes: Sequence[VolumeState]) -> None:
+        """Record which volumes the group has. A spill is not believed any more."""
+        state = self._stored().state
         links = tuple(map(_without_tables, state.links))
-        self._write(StoredState(replace(state, volumes=tuple(sizes.values()), links=links)))
+        self._write(StoredState(replace(state, volumes=tuple(volumes), links=links)))
 
     def mark(self, link: str) -> DegradedMark:
         """The degraded mark of a link, open as long as the store is. Raises OSError."""

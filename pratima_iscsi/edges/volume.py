@@ -62,6 +62,7 @@ class Volume:
         create: bool = False,
         empty: bool = False,
         grown: bool = False,
+        known: int | None = None,
         sector: int = SECTOR_BYTES,
     ) -> "Volume":
         """Open and lock ``path``.
@@ -69,17 +70,23 @@ class Volume:
         ``size`` makes a sparse file of that size where there is none (or an empty one), and is
         otherwise compared. ``empty`` takes an empty file as it is, and ``create`` makes one where
         there is none: for a replica, which learns the size later. ``grown`` takes one that is
-        larger than ``size``: it may have grown since it was made. Raises UsageError or StateError,
-        which say what to do next.
+        larger than ``size``: it may have grown since it was made. ``known`` is how large the
+        volume's group knows it (0: that is forgotten): it is then never made, whatever ``size``
+        says, for a resync would bring the zeros of a new one over the replicas' good copies; and it
+        keeps to that size. Raises UsageError or StateError, which say what to do next.
         """
         path = Path(path)
         if size is not None:
             _check_size(path, size, sector)
-        fd = _open(path, create=create or size is not None)
+        fd = _open(path, create=known is None and (create or size is not None), known=known)
         try:
             _lock(fd, path)
             volume = cls(path, fd)
-            volume._take_size(size, create or empty, sector, grown)
+            if known is not None:
+                volume._refuse_less(known)
+            volume._take_size(size, create or empty, sector, grown or known is not None)
+            # Whatever its file has by now: a volume grows only when it is asked to.
+            volume._size = known or volume._size
         except BaseException:
             os.close(fd)
             raise
@@ -130,12 +137,12 @@ class Volume:
     def keep_to(self, size: int) -> None:
         """Be ``size`` bytes long, of which the file or device has as many at least. Raises
         StateError when it has not."""
-        if (capacity := self.capacity) < size:
-            raise StateError(
-                f"volume {self.path} has {capacity} bytes, but its group knows it with {size}",
-                "a volume never shrinks: bring it back to its size, or begin with an empty state",
-            )
+        self._refuse_less(size)
         self._size = size
+
+    def _refuse_less(self, size: int) -> None:
+        if (capacity := self.capacity) < max(size, 1):
+            raise _lost(f"volume {self.path} has {capacity} bytes", size)
 
     @property
     def thin(self) -> bool:
@@ -273,6 +280,14 @@ class Volume:
             )
 
 
+def _lost(problem: str, known: int) -> StateError:
+    return StateError(
+        f"{problem}, but its group knows it" + (f" with {known} bytes" if known else ""),
+        "mount its file system, or bring its content back, from a replica if need be: for a group "
+        "that has data nothing is made in its place",
+    )
+
+
 def _too_small(has: int, needed: int) -> str:
     return f"block device of {has} bytes, not {needed}: it must be extended first"
 
@@ -290,7 +305,7 @@ def _check_size(path: Path, size: int, sector: int) -> None:
         )
 
 
-def _open(path: Path, *, create: bool) -> int:
+def _open(path: Path, *, create: bool, known: int | None) -> int:
     flags = os.O_RDWR | os.O_CLOEXEC
     try:
         try:
@@ -310,6 +325,8 @@ def _open(path: Path, *, create: bool) -> int:
             raise StateError(
                 f"volume {path} has no directory to be in", "create its directory first"
             ) from None
+        if known is not None:
+            raise _lost(f"volume {path} is missing", known) from None
         raise StateError(
             f"volume {path} does not exist",
             "correct the path, or give --size to have a sparse file made",

@@ -14,7 +14,7 @@ from pratima_iscsi.edges.directory import DiskDirectory
 from pratima_iscsi.edges.source_store import SourceStore
 from pratima_iscsi.edges.volume import Volume
 from pratima_iscsi.errors import StateError
-from pratima_iscsi.replication.source_state import LinkState, SourceState
+from pratima_iscsi.replication.source_state import LinkState, SourceState, VolumeState
 from pratima_iscsi.replication.states import Mode
 
 
@@ -38,13 +38,11 @@ class GroupDisks:
             opened.callback(directory.close)
             store = SourceStore(directory.path)
             opened.callback(store.close)
-            known = store.volume_sizes()
             volumes = []
             for wanted in options.volumes:
-                volume = Volume.open(wanted.path, size=wanted.size, grown=wanted.name in known)
+                known = store.known_size(wanted.name)
+                volume = Volume.open(wanted.path, size=wanted.size, known=known)
                 opened.callback(volume.close)
-                # Whatever its file has by now: a volume grows only when it is asked to.
-                volume.keep_to(known.get(wanted.name, volume.size))
                 volumes.append(volume)
             boot_id = read_boot_id()
             states = [
@@ -61,7 +59,7 @@ class GroupDisks:
                     f"{directory.path} holds group {state.name!r}",
                     f"start with --group {state.name}, or name another --state",
                 )
-            _remember(store, state, options)
+            _remember(store, state, options, states)
             opened.pop_all()
         return cls(directory, store, tuple(volumes), state, boot_id)
 
@@ -73,8 +71,13 @@ class GroupDisks:
         self.directory.close()
 
 
-def _remember(store: SourceStore, state: SourceState, options: ServeGroup) -> None:
-    """A link that is synchronous once counts as such after any power cut."""
+def _remember(
+    store: SourceStore, state: SourceState, options: ServeGroup, volumes: list[VolumeState]
+) -> None:
+    """A link that is synchronous once counts as such after any power cut, and a volume that the
+    group has once is never made anew."""
+    if not all(store.known_size(volume.name) for volume in volumes):
+        store.remember_volumes(volumes)
     stored = {link.name: link for link in state.links}
     for replica in options.replicas:
         store.mark(replica.name)

@@ -231,3 +231,29 @@ def test_a_volume_changed_behind_a_clean_stop_is_compared(place: Path) -> None:
         pair.wait_equal()
         assert pair.primary.link().resync.bytes_sent == BLOCK
         assert same(pair.primary.volume, pair.replica.volume)
+
+
+def test_a_volume_that_is_gone_is_never_made_anew_and_the_replica_keeps_its_copy(
+    place: Path,
+) -> None:
+    pair = Pair(place)
+    volume, away = pair.primary.volume, place / "away.img"
+    with pair.in_step():
+        with pair.primary.login() as session:
+            write_blocks(session, list(range(200)), Random(18))
+        pair.wait_equal()
+        pair.primary.finish()
+        volume.rename(away)
+        for says in ("is missing", "has 0 bytes"):
+            pair.primary.launch()
+            assert pair.primary.wait() == 2
+            said = pair.primary.output()
+            assert f"{says}, but its group knows it" in said and "next: mount" in said, said
+            assert "give --size" not in said
+            assert not volume.exists() or volume.stat().st_size == 0
+            volume.touch()
+        assert same(away, pair.replica.volume)
+        away.rename(volume)
+        pair.primary.start()
+        assert pair.primary.wait_synced(pair.replica).links[0].resync.bytes_sent == 0
+        pair.wait_equal()

@@ -185,9 +185,12 @@ def test_what_the_file_says_and_cannot_be_served_keeps_nothing_else_down(place: 
         (place / "one.img").rename(place / "away.img")
         served.start()
         targets = served.targets()
-        assert "does not exist" in targets["one"].failed and not targets["two"].failed
+        assert "is missing" in targets["one"].failed and not targets["two"].failed
+        assert "--size" not in targets["one"].failed
+        again = served.create("one")
+        assert again.returncode == 2 and "its group knows it" in again.stderr
         assert not (place / "one.img").exists(), "an empty volume is no stand-in"
-        assert served.exit_code == 2 and "does not exist" in served.status("one").failed
+        assert served.exit_code == 2 and "is missing" in served.status("one").failed
         assert pratima("target", "list", "--state", str(served.state)).returncode == 2
         with served.session("two") as session:
             session.write(0, b"2" * BLOCK)

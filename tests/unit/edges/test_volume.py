@@ -402,10 +402,33 @@ def test_a_size_is_that_of_the_making_for_a_volume_that_may_have_grown(tmp_path:
     Volume.open(tmp_path / "v", size=2 * MIB).close()
     with pytest.raises(StateError, match="were asked for"):
         Volume.open(tmp_path / "v", size=MIB)
-    with pytest.raises(StateError, match="were asked for"):
-        Volume.open(tmp_path / "v", size=3 * MIB, grown=True)
-    volume = Volume.open(tmp_path / "v", size=MIB, grown=True)
-    assert volume.size == 2 * MIB
+    for grown in ({"grown": True}, {"known": MIB}):
+        with pytest.raises(StateError, match="were asked for"):
+            Volume.open(tmp_path / "v", size=3 * MIB, **grown)
+    for grown, size in (({"grown": True}, 2 * MIB), ({"known": 3 * MIB // 2}, 3 * MIB // 2)):
+        volume = Volume.open(tmp_path / "v", size=MIB, **grown)
+        assert volume.size == size
+        volume.close()
+
+
+@pytest.mark.parametrize("known", [MIB, 0])
+@pytest.mark.parametrize("size", [MIB, None])
+def test_what_its_group_knows_is_never_made_anew(
+    tmp_path: Path, known: int, size: int | None
+) -> None:
+    path = tmp_path / "v"
+    for directory in (tmp_path, tmp_path / "no"):
+        with pytest.raises(StateError, match="is missing, but its group knows it") as missing:
+            Volume.open(directory / "v", size=size, known=known)
+        assert "--size" not in str(missing.value) and "mount" in missing.value.next_step
+    assert not path.exists()
+    path.touch()
+    with pytest.raises(StateError, match="has 0 bytes, but its group knows it"):
+        Volume.open(path, size=size, known=known)
+    assert path.stat().st_size == 0
+    os.truncate(path, MIB)
+    volume = Volume.open(path, size=size, known=known)
+    assert volume.size == MIB
     volume.close()
 
 

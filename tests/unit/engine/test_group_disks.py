@@ -1,0 +1,86 @@
+"""What a group has on disks: opened as a whole, made once, and never made again."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pratima_iscsi.control.options import (
+    ServeGroup,
+    ServeOptions,
+    VolumeOptions,
+    group_directory,
+)
+from pratima_iscsi.edges.link_address import parse_address
+from pratima_iscsi.edges.source_store import DATABASE_NAME
+from pratima_iscsi.engine.group_disks import GroupDisks
+from pratima_iscsi.errors import StateError
+
+NODE = b"n" * 16
+MIB = 1 << 20
+
+
+class Place:
+    """A state directory and volumes beside it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.state = group_directory(path / "state", "db")
+
+    def open(self, *names: str, size: int | None = MIB) -> GroupDisks:
+        """Open the group with volumes of these names, each in a file of its name."""
+        volumes = tuple(VolumeOptions(name, self.path / name, size) for name in names)
+        serve = ServeOptions(self.path / "state", parse_address("127.0.0.1:0"), ())
+        return GroupDisks.open(ServeGroup("db", "iqn", volumes), serve, NODE)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def test_a_known_volume_that_is_missing_is_an_error_and_no_reason_to_make_one(place: Place) -> None:
+    place.open("data", "log").close()
+    (place.path / "log").unlink()
+    with pytest.raises(StateError, match="log is missing, but its group knows it") as missing:
+        place.open("data", "log")
+    assert "--size" not in str(missing.value)
+    assert not (place.path / "log").exists()
+
+
+@pytest.mark.parametrize("left", [0, MIB // 2])
+def test_a_known_volume_that_lost_its_content_is_an_error_and_stays_as_it_is(
+    place: Place, left: int
+) -> None:
+    place.open("data").close()
+    os.truncate(place.path / "data", left)
+    for size in (MIB, None):
+        with pytest.raises(StateError, match=f"has {left} bytes, but its group knows it with"):
+            place.open("data", size=size)
+    assert (place.path / "data").stat().st_size == left
+
+
+@pytest.mark.parametrize("damage", [b"", b"rot" * 4096])
+def test_no_volume_is_made_for_a_group_that_forgot_which_it_has(
+    place: Place, damage: bytes
+) -> None:
+    place.open("data").close()
+    (place.path / "data").rename(place.path / "away")
+    (place.state / DATABASE_NAME).write_bytes(damage)
+    for _ in range(2):
+        with pytest.raises(StateError, match="data is missing, but its group knows it"):
+            place.open("data")
+    (place.path / "away").rename(place.path / "data")
+    place.open("data").close()
+    (place.path / "data").unlink()
+    with pytest.raises(StateError, match=f"its group knows it with {MIB} bytes"):
+        place.open("data")
+
+
+def test_a_volume_that_is_new_to_its_group_is_made_once(place: Place) -> None:
+    place.open("data").close()
+    place.open("data", "log").close()
+    assert (place.path / "log").stat().st_size == MIB
+    (place.path / "log").unlink()
+    with pytest.raises(StateError, match="log is missing"):
+        place.open("data", "log")

@@ -84,6 +84,10 @@ class TargetDaemon(SourceVerbs):
         self._context.close()
         return all(clean)
 
+    def names(self) -> list[str]:
+        """Of the groups that there are, served or not."""
+        return list({**self.groups, **self.targets.failed})
+
     # --- what the control socket asks ----------------------------------------------------------
 
     def status(self, group: str) -> NodeStatus:

@@ -31,7 +31,8 @@ from pratima_iscsi.errors import OperatorError, UsageError
 
 
 class Daemon(Protocol):
-    """What a daemon can be asked for. ``group`` and ``replica`` may be empty: all of them.
+    """What a daemon can be asked for. ``replica`` may be empty: all of the group's; so may
+    ``group``: all of them for status, and for a verb the only one.
 
     The verbs return what was done, in a sentence for the operator, and raise OperatorError.
     """

@@ -18,6 +18,10 @@ class SourceVerbs:
     def __init__(self) -> None:
         self.groups: dict[str, ServedGroup] = {}
 
+    def names(self) -> list[str]:
+        """Of the groups that there are, served or not."""
+        return list(self.groups)
+
     def chosen(self, group: str) -> list[ServedGroup]:
         """The group of this name, all for the empty one. Raises StateError."""
         if not group:
@@ -26,32 +30,35 @@ class SourceVerbs:
             raise unknown_group(group, self.groups)
         return [self.groups[group]]
 
+    def _one(self, verb: str, group: str) -> ServedGroup:
+        """The group of this name; the empty one will do where there is but one. Raises
+        OperatorError: no verb reaches a group that nobody thought of."""
+        names = self.names()
+        if not group and len(names) > 1:
+            known = ", ".join(names)
+            raise UsageError(f"{verb}: there are several groups", f"name one of them: {known}")
+        chosen = self.chosen(group)
+        if not chosen:
+            raise StateError(f"{verb}: no group is served here", "see `pratima status`")
+        return chosen[0]
+
     def _each(
         self,
         verb: str,
         group: str,
         replica: str,
         act: Callable[[ServedGroup, Link, float], None],
-        *,
-        gives_up: bool = False,
     ) -> list[str]:
-        """Do something to the links that are meant; their names.
-
-        With ``gives_up`` one group must be meant.
-        """
-        chosen = self.chosen(group)
-        if gives_up and len(chosen) > 1:
-            names = ", ".join(known.options.name for known in chosen)
-            raise UsageError(f"{verb}: there are several groups", f"name one of them: {names}")
+        """Do something to the links that are meant; their names."""
+        known = self._one(verb, group)
         done = []
         now = time.monotonic()
-        for known in chosen:
-            for link in known.engine.backstore.links:
-                if replica in ("", link.options.name):
-                    known.events.control(known.place(link.index), verb)
-                    act(known, link, now)
-                    done.append(link.options.name)
-            known.engine.turn()
+        for link in known.engine.backstore.links:
+            if replica in ("", link.options.name):
+                known.events.control(known.place(link.index), verb)
+                act(known, link, now)
+                done.append(link.options.name)
+        known.engine.turn()
         if not done:
             raise StateError(
                 f"there is no replica {replica!r}" if replica else "there is no replica",
@@ -77,7 +84,6 @@ class SourceVerbs:
             group,
             replica,
             lambda known, link, now: known.engine.backstore.kill(link.index, now),
-            gives_up=True,
         )
         return "killed the sessions of " + ", ".join(names)
 
@@ -102,10 +108,7 @@ class SourceVerbs:
 
     async def resize(self, group: str, volume: str, size: int | None, later: bool) -> str:
         """Grow a volume; what was done, or that it still goes on."""
-        chosen = self.chosen(group)
-        if len(chosen) > 1:
-            raise StateError("there are several groups", f"say which: {', '.join(self.groups)}")
-        return await chosen[0].growth.grow(volume, size, later=later)
+        return await self._one("resize", group).growth.grow(volume, size, later=later)
 
     def disable(self, group: str, replica: str) -> str:
         """Stop links and forget their tables."""
@@ -114,7 +117,7 @@ class SourceVerbs:
             known.engine.backstore.disable(link.index, now)
             known.remember(link)
 
-        names = self._each("disable --forget-table", group, replica, act, gives_up=True)
+        names = self._each("disable --forget-table", group, replica, act)
         return "disabled " + ", ".join(names)
 
     def clean(self, group: str, replica: str, proof: bool) -> str:
@@ -126,7 +129,7 @@ class SourceVerbs:
                 begun.append(link.options.name)
 
         verb = "clean" if proof else "clean --without-proof"
-        names = self._each(verb, group, replica, act, gives_up=True)
+        names = self._each(verb, group, replica, act)
         if not begun:
             return "nothing to declare: the log holds all that is missing of " + ", ".join(names)
         if not proof:

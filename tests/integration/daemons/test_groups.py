@@ -154,6 +154,10 @@ def test_one_file_configures_several_groups_of_several_volumes(place: Path) -> N
         assert json.loads(ran.stdout)["group"] == "files"
         ran = pratima("status", "--state", str(serve.state), "--group", "none")
         assert ran.returncode == 2 and "db, files" in ran.stderr
+        for verb in ("reconnect", "resync", "resync --from-primary", "enable", "clean", "resize"):
+            ran = pratima(*verb.split(), "--state", str(serve.state))
+            assert ran.returncode == 2 and "there are several groups" in ran.stderr, ran
+            assert "next: name one of them: db, files" in ran.stderr
         ran = pratima("disable", "--forget-table", "--state", str(serve.state), "--group", "db")
         assert ran.returncode == 0
         assert serve.status("db").links[0].state is LinkState.DISABLED

@@ -4,8 +4,8 @@ A proof is a comparison of all that the table names, inside a transaction of its
 difference fails it. Live writes are all queued meanwhile, so what was proved equal stays so. The
 operator's word is about the table as it is when the word is given: each later write takes its
 blocks out of it, and they are brought over. Both end with END, so that the replica adopts position
-and history digest as after any resync; whatever fails before that leaves the blocks in the table,
-and a link that was DISABLED is so again.
+and history digest as after any resync; whatever fails before that, or is killed, leaves the blocks
+in the table, and a link that was DISABLED is so again.
 
 One rule: a block leaves the table by a digest that is the same at both ends, or because the
 operator said so of the very content that it still has.

@@ -416,13 +416,18 @@ class Link(LinkCover):
             self.retry_at = now
 
     def kill(self, now: float) -> None:
-        """Drop queue and session at once; what they held goes into the table."""
+        """Drop queue and session at once; what they held goes into the table. A link that was
+        DISABLED before its ``clean`` is so again."""
         if self.connection is Connection.DISABLED:
             return
-        clean.give_up(self, "killed by the operator")
-        self.lose("killed by the operator", now)
+        reason = "killed by the operator"
+        if self.clean is not None and self.clean.was_disabled:
+            self.disable(now, reason)
+            return
+        clean.give_up(self, reason)
+        self.lose(reason, now)
         self.fold(now)
-        self.replicate_by(Replication.TABLE, "killed by the operator")
+        self.replicate_by(Replication.TABLE, reason)
 
     def disable(self, now: float, reason: str = "disabled by the operator") -> None:
         """Stop the link and forget its table; ``enable`` then starts from a comparison."""

@@ -358,6 +358,14 @@ MUTANTS: Final = (
         "scenario test_clean.test_a_difference_fails_the_proof_by_name_and_nothing_is_copied",
     ),
     Mutant(
+        "a kill enables a link that was disabled before its clean",
+        "a link that was DISABLED is so again when its clean is given up",
+        _LINK,
+        "if self.clean is not None and self.clean.was_disabled:",
+        "if False:",
+        "scenario test_clean.test_a_kill_in_its_proof_leaves_a_link_disabled_that_was_so",
+    ),
+    Mutant(
         "a replica that went back inside a direct resync is believed",
         "race 14: below its last remembered acknowledgement: compare",
         _HANDSHAKE,

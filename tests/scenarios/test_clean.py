@@ -21,6 +21,12 @@ def disable(scene: Scene) -> None:
     scene.source.after_event()
 
 
+def kill(scene: Scene) -> None:
+    """Drop the link's queue and session."""
+    scene.source.backstore.kill(0, scene.world.now)
+    scene.source.after_event()
+
+
 def in_step(scene: Scene) -> None:
     """Wait until both sides are in step, and see that they are the same."""
     scene.until(scene.converged)
@@ -165,6 +171,47 @@ def test_a_word_says_nothing_of_a_replica_that_went_back() -> None:
     scene.until(lambda: scene.state is LinkState.DISABLED)
     assert "another state of the replica" in scene.link.reason
     scene.source.backstore.enable(0, scene.world.now)
+    in_step(scene)
+
+
+def test_a_kill_in_its_proof_leaves_a_link_disabled_that_was_so() -> None:
+    scene = Scene(blocks=64).synced()
+    disable(scene)
+    scene.write(5)
+    image = bytes(scene.replica.shadow.images[0])
+    scene.at_record(RecordKind.VERIFY, lambda: kill(scene))
+    assert clean(scene)
+    scene.until(lambda: scene.state is LinkState.DISABLED)
+    scene.rest(10.0)
+    assert scene.state is LinkState.DISABLED
+    assert scene.replica.shadow.images[0] == image, "nothing was written over"
+    assert "not clean: killed by the operator" in scene.reasons()
+    scene.source.backstore.enable(0, scene.world.now)
+    in_step(scene)
+
+
+def test_a_kill_takes_a_word_back_and_leaves_a_link_disabled_that_was_so() -> None:
+    scene = Scene(blocks=64).synced()
+    disable(scene)
+    scene.write(5)
+    scene.network.partition()
+    assert clean(scene, proof=False)
+    scene.rest()
+    kill(scene)
+    assert scene.state is LinkState.DISABLED
+    scene.network.heal()
+    scene.rest(10.0)
+    assert scene.state is LinkState.DISABLED
+    scene.source.backstore.enable(0, scene.world.now)
+    in_step(scene)
+
+
+def test_a_link_that_was_at_work_resyncs_when_its_proof_is_killed() -> None:
+    scene = Scene(blocks=64, log_bytes=64 * KIB).synced()
+    scene.overflow()
+    assert clean(scene)
+    kill(scene)
+    assert scene.link.clean is None and scene.link.connection is Connection.WAITING
     in_step(scene)
 
 

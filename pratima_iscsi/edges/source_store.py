@@ -15,7 +15,7 @@ import os
 import secrets
 import sqlite3
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -277,16 +277,28 @@ class SourceStore:
     def known_size(self, name: str) -> int | None:
         """How large the group knows its volume of this name: its file or device may have more. 0
         where there is a group and its volumes are forgotten, None where the volume is new."""
+        volumes = self._known_volumes()
+        if not volumes:
+            return None if self.is_new else 0
+        return next((volume.size for volume in volumes if volume.name == name), None)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no group was ever stored here; in doubt one was."""
+        identity = self._identity
+        if identity.value is not None or identity.damaged or self.doubt:
+            return False
+        try:
+            return self._read() is None
+        except _Damaged:
+            return False
+
+    def _known_volumes(self) -> tuple[VolumeState, ...]:
         try:
             stored = self._read()
         except _Damaged:
-            return 0  # ``load`` sees to the rest
-        if stored is not None and stored.state.volumes:
-            sizes = {volume.name: volume.size for volume in stored.state.volumes}
-            return sizes.get(name)
-        identity = self._identity
-        held = stored is not None or identity.value is not None or identity.damaged or self.doubt
-        return 0 if held else None
+            return ()  # ``load`` sees to it
+        return () if stored is None else stored.state.volumes
 
     def remember_size(self, name: str, size: int) -> None:
         """A volume is about to grow: no replica may know it larger than this source would after a
@@ -301,6 +313,13 @@ class SourceStore:
         state = self._stored().state
         links = tuple(map(_without_tables, state.links))
         self._write(StoredState(replace(state, volumes=tuple(volumes), links=links)))
+
+    def forget_volumes(self, names: Collection[str]) -> None:
+        """The group does not have these volumes after all. A spill is not believed any more."""
+        volumes = self._stored().state.volumes
+        kept = tuple(volume for volume in volumes if volume.name not in names)
+        if kept != volumes:
+            self.remember_volumes(kept)
 
     def mark(self, link: str) -> DegradedMark:
         """The degraded mark of a link, open as long as the store is. Raises OSError."""

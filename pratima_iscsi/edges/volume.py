@@ -45,6 +45,7 @@ class Volume:
         self.path = path
         self.is_block_device = stat.S_ISBLK(mode.st_mode)
         self._fd = fd
+        self._made: os.stat_result | None = None
         self._size = os.lseek(fd, 0, os.SEEK_END)
         self._in_memory = not self.is_block_device and _file_system(mode.st_dev) in _IN_MEMORY
         self._nowait = True
@@ -78,10 +79,12 @@ class Volume:
         path = Path(path)
         if size is not None:
             _check_size(path, size, sector)
-        fd = _open(path, create=known is None and (create or size is not None), known=known)
+        fd, is_new = _open(path, create=known is None and (create or size is not None), known=known)
+        made = os.fstat(fd) if is_new else None
         try:
             _lock(fd, path)
             volume = cls(path, fd)
+            volume._made = made
             if known is not None:
                 volume._refuse_less(known)
             volume._take_size(size, create or empty, sector, grown or known is not None)
@@ -89,6 +92,7 @@ class Volume:
             volume._size = known or volume._size
         except BaseException:
             os.close(fd)
+            _remove(path, made)
             raise
         return volume
 
@@ -148,6 +152,17 @@ class Volume:
     def thin(self) -> bool:
         """Whether zeroing a range costs no writing of zeros and gives its space back."""
         return self._thin
+
+    @property
+    def is_new(self) -> bool:
+        """Whether its file was made by this opening."""
+        return self._made is not None
+
+    def unmake(self) -> None:
+        """Remove the file if this opening made it: what it was made for is not to be. A file that
+        was there stays; a closed volume can be unmade, too."""
+        _remove(self.path, self._made)
+        self._made = None
 
     def fileno(self) -> int:
         """The file descriptor, for ``select`` and the like; the volume keeps owning it."""
@@ -283,8 +298,8 @@ class Volume:
 def _lost(problem: str, known: int) -> StateError:
     return StateError(
         f"{problem}, but its group knows it" + (f" with {known} bytes" if known else ""),
-        "mount its file system, or bring its content back, from a replica if need be: for a group "
-        "that has data nothing is made in its place",
+        "a volume never shrinks and is never made again: mount its file system, or bring its "
+        "content back, from a replica if need be",
     )
 
 
@@ -305,7 +320,8 @@ def _check_size(path: Path, size: int, sector: int) -> None:
         )
 
 
-def _open(path: Path, *, create: bool, known: int | None) -> int:
+def _open(path: Path, *, create: bool, known: int | None) -> tuple[int, bool]:
+    """The open file, and whether there was none before."""
     flags = os.O_RDWR | os.O_CLOEXEC
     try:
         try:
@@ -313,13 +329,13 @@ def _open(path: Path, *, create: bool, known: int | None) -> int:
         except FileNotFoundError:
             if not create:
                 raise
-            return os.open(path, flags | os.O_CREAT, 0o600)
+            return os.open(path, flags | os.O_CREAT, 0o600), True
         if not (stat.S_ISREG(kind) or stat.S_ISBLK(kind)):
             raise UsageError(
                 f"volume {path} is neither a file nor a block device", "name one that is"
             )
         # On a block device O_EXCL claims it: the kernel refuses one that is mounted or claimed.
-        return os.open(path, flags | (os.O_EXCL if stat.S_ISBLK(kind) else 0))
+        return os.open(path, flags | (os.O_EXCL if stat.S_ISBLK(kind) else 0)), False
     except FileNotFoundError:
         if create:
             raise StateError(
@@ -342,6 +358,17 @@ def _open(path: Path, *, create: bool, known: int | None) -> int:
         raise StateError(
             f"volume {path} cannot be opened: {error.strerror}", "see whether the path is right"
         ) from None
+
+
+def _remove(path: Path, made: os.stat_result | None) -> None:
+    """Remove the file that was ``made`` at ``path``, if it is still that one."""
+    if made is None:
+        return
+    with contextlib.suppress(OSError):
+        real = path.resolve()
+        if os.path.samestat(real.stat(), made):
+            real.unlink()
+            _sync_directory(path)
 
 
 def _lock(fd: int, path: Path) -> None:

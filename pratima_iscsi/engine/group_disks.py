@@ -1,12 +1,13 @@
 """What one group has on disks: its state directory, its store, its volumes, and who it is.
 
 Opening all that may block for as long as a disk likes, so any thread may do it. One rule: it opens
-as a whole or not at all.
+as a whole or not at all, and what was made for a group that is then not served is removed again.
 """
 
 import contextlib
 import secrets
-from dataclasses import dataclass, replace
+import shutil
+from dataclasses import dataclass, field, replace
 
 from pratima_iscsi.control.options import ServeGroup, ServeOptions, group_directory
 from pratima_iscsi.edges.boot import read_boot_id
@@ -27,10 +28,13 @@ class GroupDisks:
     volumes: tuple[Volume, ...]
     state: SourceState
     boot_id: str
+    made: "_Made"
+    """What ``open`` made."""
 
     @classmethod
     def open(cls, options: ServeGroup, serve: ServeOptions, node: bytes) -> "GroupDisks":
-        """Open them, making what is not there yet. Raises StateError, with nothing left open."""
+        """Open them, making what is not there yet. Raises StateError, with nothing left open, and
+        nothing left of what was made."""
         with contextlib.ExitStack() as opened:
             directory = DiskDirectory.open_at(
                 group_directory(serve.state, options.name), create=True
@@ -38,12 +42,16 @@ class GroupDisks:
             opened.callback(directory.close)
             store = SourceStore(directory.path)
             opened.callback(store.close)
+            made = _Made(directory, store, store.is_new)
+            opened.callback(made.remove)
             volumes = []
             for wanted in options.volumes:
                 known = store.known_size(wanted.name)
                 volume = Volume.open(wanted.path, size=wanted.size, known=known)
                 opened.callback(volume.close)
                 volumes.append(volume)
+                if volume.is_new:
+                    made.volumes[wanted.name] = volume
             boot_id = read_boot_id()
             states = [
                 volume.state(wanted.name)
@@ -61,7 +69,7 @@ class GroupDisks:
                 )
             _remember(store, state, options, states)
             opened.pop_all()
-        return cls(directory, store, tuple(volumes), state, boot_id)
+        return cls(directory, store, tuple(volumes), state, boot_id, made)
 
     def close(self) -> None:
         """Close state and volumes; a second call does nothing."""
@@ -69,6 +77,35 @@ class GroupDisks:
             volume.close()
         self.store.close()
         self.directory.close()
+
+    def unmake(self) -> None:
+        """Remove what ``open`` made, and close the rest: the group is not served after all."""
+        self.made.remove()
+        self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Made:
+    """What an opening made, until it is of use."""
+
+    directory: DiskDirectory
+    store: SourceStore
+    is_new: bool
+    """Whether there was no group in the directory."""
+    volumes: dict[str, Volume] = field(default_factory=dict)
+
+    def remove(self) -> None:
+        """Make it undone. A volume that the store cannot forget stays: one that it knows and that
+        is not there could never be made."""
+        if self.is_new:
+            shutil.rmtree(self.directory.path, ignore_errors=True)
+        elif self.volumes:
+            try:
+                self.store.forget_volumes(self.volumes)
+            except OSError:
+                return
+        for volume in self.volumes.values():
+            volume.unmake()
 
 
 def _remember(

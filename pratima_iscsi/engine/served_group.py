@@ -111,7 +111,7 @@ class ServedGroup:
         try:
             return cls(options, disks, serve.keys, context, events)
         except BaseException:
-            disks.close()
+            disks.unmake()
             raise
 
     def place(self, link: int | None) -> str:
@@ -152,12 +152,21 @@ class ServedGroup:
 
     async def stop(self) -> bool:
         """A clean stop, if the disks allow it; no front end submits any more."""
+        clean = await self._end()
+        self.disks.close()
+        return clean
+
+    async def discard(self) -> None:
+        """Stop, and remove what opening the group made: it could not be served."""
+        await self._end()
+        await self._loop.run_in_executor(None, self.disks.unmake)
+
+    async def _end(self) -> bool:
         if self._sampler is not None:
             self._sampler.cancel()
         clean = await self.engine.stop()
         for link in self.links:
             link.close()
-        self.disks.close()
         return clean
 
 

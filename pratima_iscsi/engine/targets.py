@@ -71,7 +71,7 @@ class Targets:
         try:
             await self._front_end.add(group)
         except OperatorError:
-            await group.stop()
+            await group.discard()
             raise
         self._groups[options.name] = group
         return group

@@ -248,8 +248,8 @@ def test_a_volume_that_is_gone_is_never_made_anew_and_the_replica_keeps_its_copy
             pair.primary.launch()
             assert pair.primary.wait() == 2
             said = pair.primary.output()
-            assert f"{says}, but its group knows it" in said and "next: mount" in said, said
-            assert "give --size" not in said
+            assert f"{says}, but its group knows it" in said, said
+            assert "mount its file system" in said and "give --size" not in said
             assert not volume.exists() or volume.stat().st_size == 0
             volume.touch()
         assert same(away, pair.replica.volume)

@@ -153,6 +153,7 @@ def test_a_target_that_cannot_be_made_leaves_nothing_behind(place: Path) -> None
         served.start()
         assert served.create("one", "--volume", str(place / "here.img")).returncode == 0
         before = (served.state / "targets.toml").read_bytes()
+        files = sorted(place.rglob("*"))
         for name, options, says in (
             ("two", ["--volume", str(place / "none.img")], "does not exist"),
             ("two", ["--volume", str(place / "here.img")], "two volumes are the same"),
@@ -162,6 +163,11 @@ def test_a_target_that_cannot_be_made_leaves_nothing_behind(place: Path) -> None
             ("two", ["--replica", "10.0.0.1:7010"], "not loopback"),
             ("two", ["--iqn", "not a name"], "not a name"),
             ("Two!", [], "cannot name a group"),
+            (
+                "two",
+                ["--volume", str(place / "two.img"), "--volume", str(place), "--size", "8MiB"],
+                "neither a file",
+            ),
             (
                 "one",
                 ["--volume", str(place / "here.img"), "--block-size", "4096"],
@@ -173,6 +179,7 @@ def test_a_target_that_cannot_be_made_leaves_nothing_behind(place: Path) -> None
             assert "next:" in refused.stderr
             assert (served.state / "targets.toml").read_bytes() == before
             assert set(served.targets()) == {"one"}
+            assert sorted(place.rglob("*")) == files
         assert served.create("two").returncode == 0, "the names are free again"
 
 

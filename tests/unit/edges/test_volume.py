@@ -445,3 +445,34 @@ def test_room_that_cannot_be_synced_is_taken_back(
         volume.make_room(2 * MIB)
     assert volume.capacity == MIB
     volume.close()
+
+
+def test_a_file_that_was_made_and_cannot_be_used_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "link").symlink_to("made")
+    (tmp_path / "there").touch()
+
+    def full(fd: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "ftruncate", full)
+    for name in ("made", "link", "there"):
+        with pytest.raises(StateError, match="No space left"):
+            Volume.open(tmp_path / name, size=MIB)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["link", "there"]
+
+
+def test_only_the_file_that_was_made_is_unmade(tmp_path: Path) -> None:
+    volume = Volume.open(tmp_path / "v", size=MIB)
+    assert volume.is_new
+    volume.close()
+    (tmp_path / "v").rename(tmp_path / "moved")
+    (tmp_path / "v").touch()
+    volume.unmake()
+    assert (tmp_path / "v").exists() and (tmp_path / "moved").exists()
+    again = Volume.open(tmp_path / "moved", size=MIB)
+    assert not again.is_new
+    again.close()
+    again.unmake()
+    assert (tmp_path / "moved").exists()

@@ -1,5 +1,6 @@
 """What a group has on disks: opened as a whole, made once, and never made again."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from pratima_iscsi.control.options import (
     group_directory,
 )
 from pratima_iscsi.edges.link_address import parse_address
-from pratima_iscsi.edges.source_store import DATABASE_NAME
+from pratima_iscsi.edges.source_store import DATABASE_NAME, SourceStore
 from pratima_iscsi.engine.group_disks import GroupDisks
-from pratima_iscsi.errors import StateError
+from pratima_iscsi.errors import StateError, UsageError
 
 NODE = b"n" * 16
 MIB = 1 << 20
@@ -84,3 +85,45 @@ def test_a_volume_that_is_new_to_its_group_is_made_once(place: Place) -> None:
     (place.path / "log").unlink()
     with pytest.raises(StateError, match="log is missing"):
         place.open("data", "log")
+
+
+def test_a_group_that_does_not_open_leaves_nothing_behind(place: Place) -> None:
+    (place.path / "here").write_bytes(bytes(MIB))
+    (place.path / "odd").mkdir()
+    with pytest.raises(UsageError, match="neither a file nor a block device"):
+        place.open("data", "here", "odd")
+    assert not place.state.exists()
+    assert sorted(each.name for each in place.path.iterdir()) == ["here", "odd", "state"]
+
+
+def test_what_was_made_for_a_group_that_is_not_served_is_removed(place: Place) -> None:
+    (place.path / "here").write_bytes(bytes(MIB))
+    (place.path / "empty").touch()
+    place.open("data", "here", "empty").unmake()
+    assert not place.state.exists() and not (place.path / "data").exists()
+    assert (place.path / "here").exists() and (place.path / "empty").exists()
+    place.open("data", "here", "empty").close()
+
+
+def test_a_group_that_was_there_loses_only_what_was_made_for_it(place: Place) -> None:
+    place.open("data").close()
+    disks = place.open("data", "log")
+    disks.unmake()
+    assert (place.path / "data").exists() and not (place.path / "log").exists()
+    again = place.open("data", "log")
+    assert again.state.group == disks.state.group
+    again.close()
+    assert (place.path / "log").exists(), "it is new once more"
+
+
+def test_a_volume_that_the_store_cannot_forget_stays(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(store: SourceStore, names: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    place.open("data").close()
+    monkeypatch.setattr(SourceStore, "forget_volumes", full)
+    place.open("data", "log").unmake()
+    assert (place.path / "log").exists()
+    place.open("data", "log").close()

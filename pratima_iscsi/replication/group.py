@@ -36,6 +36,8 @@ class Group(Protocol):
     digest: bytes
     sizes: tuple[int, ...]
     incarnation: int
+    unclean: bool
+    """The run before did not end cleanly, or what it left is not believed."""
     emit: Callable[[Effect], None]
     new_id: Callable[[], int]
 

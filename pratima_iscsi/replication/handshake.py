@@ -40,6 +40,18 @@ class Verdict(enum.Enum):
     """Resync what table, transaction and log name."""
 
 
+class Doubt(enum.Enum):
+    """Why a source does not know what the replica lacks, so that all is compared."""
+
+    NONE = enum.auto()
+    """It knows."""
+    UNCLEAN_STOP = enum.auto()
+    HISTORIES = enum.auto()
+    """The replica's history digest was another one."""
+    FORGOTTEN = enum.auto()
+    """It was given up with ``disable``, or never known."""
+
+
 @dataclass(frozen=True, slots=True)
 class SourceFacts:
     """What the source knows when a WELCOME arrives."""
@@ -65,8 +77,7 @@ class SourceFacts:
     """The last record that the replica said it has durably, also before a clean stop."""
     sender: int
     """The incarnation that had the last session with the replica, 0: none."""
-    compare: bool
-    """The last stop was unclean, or the link's tables are unknown."""
+    doubt: Doubt
     ended: int
     """The last transaction whose END this incarnation saw confirmed, 0: none."""
     held: bool
@@ -240,9 +251,21 @@ RULES: Final[tuple[Rule, ...]] = (
     ),
     Rule(
         "unclean stop",
-        lambda s, r: s.compare,
+        lambda s, r: s.doubt is Doubt.UNCLEAN_STOP,
         Verdict.COMPARE,
-        "the last stop was not clean",
+        "the last stop was not clean, or what it left is not believed",
+    ),
+    Rule(
+        "histories differ",
+        lambda s, r: s.doubt is Doubt.HISTORIES,
+        Verdict.COMPARE,
+        "the write histories differed",
+    ),
+    Rule(
+        "forgotten table",
+        lambda s, r: s.doubt is Doubt.FORGOTTEN,
+        Verdict.COMPARE,
+        "which blocks the replica lacks was given up when the link was disabled, or never known",
     ),
     Rule(
         "same transaction",

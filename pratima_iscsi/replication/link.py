@@ -26,7 +26,7 @@ from pratima_iscsi.replication.effects import (
     SendFrame,
 )
 from pratima_iscsi.replication.group import Group, LinkOptions
-from pratima_iscsi.replication.handshake import ReplicaFacts, SourceFacts, Verdict
+from pratima_iscsi.replication.handshake import Doubt, ReplicaFacts, SourceFacts, Verdict
 from pratima_iscsi.replication.link_cover import NO_SESSION, LinkCover, resync_bytes
 from pratima_iscsi.replication.messages import (
     Ack,
@@ -284,7 +284,7 @@ class Link(LinkCover):
             self.synced_once = True
             clean.ended(self)
         if message.consistent and self.watermarks.contradicted_by(position, message.history):
-            self.must_compare = True
+            self.doubt = Doubt.HISTORIES
             self.group.emit(Report(self.index, "digest", "the write histories differ", alarm=True))
             if self.clean is not None and not self.clean.proof:
                 self.clean.fail("the write histories differ")
@@ -306,7 +306,7 @@ class Link(LinkCover):
             base_history=self.watermarks.base_history,
             acknowledged=self.watermarks.acknowledged,
             sender=self.sender,
-            compare=self.must_compare,
+            doubt=self.doubt,
             ended=self.ended_id,
             held=self.lost_power,
         )
@@ -323,7 +323,7 @@ class Link(LinkCover):
         if verdict in (Verdict.FIRST_SYNC, Verdict.COMPARE):
             self.direct_id = 0
             self.table.fill(self.group.sizes)
-            self.must_compare = False
+            self.doubt = Doubt.NONE
             self.unverified.clear()
             if verdict is Verdict.COMPARE:
                 self.unverified.fill(self.group.sizes)
@@ -373,7 +373,7 @@ class Link(LinkCover):
         self.watermarks.acknowledge(self.group.incarnation, ack.durable)
         position = Position(ack.generation, ack.sequence)
         if self.watermarks.contradicted_by(position, ack.history):
-            self.must_compare = True
+            self.doubt = Doubt.HISTORIES
             self.stand_back(Connection.FAILED, "the write histories differ", now, alarm=True)
             return
         if self.state is LinkState.SYNCED:
@@ -436,7 +436,7 @@ class Link(LinkCover):
         self.fold(now)
         self.table.clear()
         self.unverified.clear()
-        self.must_compare = True
+        self.doubt = Doubt.FORGOTTEN
         self.replicate_by(Replication.TABLE, reason)
         self.connect_state(Connection.DISABLED, reason)
         self.degrade(now)
@@ -447,7 +447,7 @@ class Link(LinkCover):
             self.clean.was_disabled = False
         if self.connection is Connection.DISABLED:
             self.table.fill(self.group.sizes)
-            self.must_compare = True
+            self.doubt = Doubt.FORGOTTEN
             self.connect_state(Connection.WAITING, "enabled by the operator")
             self.retry_at = now
 

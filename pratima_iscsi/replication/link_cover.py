@@ -19,6 +19,7 @@ from pratima_iscsi.replication.clean import Clean
 from pratima_iscsi.replication.degradation import Degradation
 from pratima_iscsi.replication.effects import Report
 from pratima_iscsi.replication.group import Group, LinkOptions
+from pratima_iscsi.replication.handshake import Doubt
 from pratima_iscsi.replication.source_state import LinkState as SavedLink
 from pratima_iscsi.replication.states import Connection, LinkState, Mode, Replication, link_state
 from pratima_iscsi.replication.transaction import Transaction
@@ -91,7 +92,7 @@ class LinkCover:
         self.direct_id = 0
         self.ended_id = 0
         """The last transaction of this run that ended: the replica remembers it, too."""
-        self.must_compare = True
+        self.doubt = Doubt.UNCLEAN_STOP if self.group.unclean else Doubt.FORGOTTEN
         self.lost_power = False
         if saved is None:
             self.table.fill(self.group.sizes)
@@ -110,7 +111,7 @@ class LinkCover:
             self.watermarks.acknowledged = saved.acknowledged
             self.sender = saved.sender
             self.direct_id = saved.direct_transaction
-            self.must_compare = False
+            self.doubt = Doubt.NONE
         else:
             self.table.fill(self.group.sizes)
 
@@ -120,6 +121,11 @@ class LinkCover:
     def live(self) -> bool:
         """Whether a session lasts: what was sent may still arrive."""
         return self.connection in _LIVE
+
+    @property
+    def must_compare(self) -> bool:
+        """Whether the table is not to be believed, so that the next handshake compares."""
+        return self.doubt is not Doubt.NONE
 
     @property
     def covered(self) -> bool:

@@ -237,3 +237,18 @@ def test_a_link_that_was_disabled_is_so_after_a_crash_in_its_proof() -> None:
     assert clean(scene)
     in_step(scene)
     assert scene.source.store.state.links[0].enabled
+
+
+def test_why_all_is_compared_is_said_as_it_is() -> None:
+    scene = Scene(Mode.ASYNC, blocks=64).synced()
+    scene.write(1)
+    scene.until(scene.converged)
+    disable(scene)
+    scene.source.backstore.enable(0, scene.world.now)
+    in_step(scene)
+    disable(scene)
+    assert clean(scene)
+    in_step(scene)
+    welcomes = [text for text in scene.reasons() if text.startswith("welcome: ")]
+    forgotten = [text for text in welcomes if text.startswith("welcome: forgotten table")]
+    assert len(forgotten) == 2 and not any("unclean stop" in text for text in welcomes)

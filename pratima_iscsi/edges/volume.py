@@ -299,7 +299,8 @@ def _lost(problem: str, known: int) -> StateError:
     return StateError(
         f"{problem}, but its group knows it" + (f" with {known} bytes" if known else ""),
         "a volume never shrinks and is never made again: mount its file system, or bring its "
-        "content back, from a replica if need be",
+        "content back, from a replica if need be (a new volume wants another group, or one whose "
+        "state is removed)",
     )
 
 

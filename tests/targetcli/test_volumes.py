@@ -80,23 +80,23 @@ def test_volumes_come_and_go(idle: Idle, session: Session, place: Path) -> None:
 
 
 def test_a_target_in_use_is_deleted_only_if_that_is_said(idle: Idle, session: Session) -> None:
-    session.line(f"{HERE} create db used.img 4MiB")
-    with pytest.raises(ConnectionError), idle.login(group="db"):  # it is closed under him
-        assert "1 sessions are logged in" in session.error(f"{HERE} delete db")
-        assert session.value(f"{HERE}/db.lun0", "status", "sessions") == "1"
-        assert "end_sessions: Syntax error" in session.error(f"{HERE} delete db end_sessions=1")
-        session.line(f"{HERE} delete db end_sessions=true")
+    session.line(f"{HERE} create used used.img 4MiB")
+    with pytest.raises(ConnectionError), idle.login(group="used"):  # it is closed under him
+        assert "1 sessions are logged in" in session.error(f"{HERE} delete used")
+        assert session.value(f"{HERE}/used.lun0", "status", "sessions") == "1"
+        assert "end_sessions: Syntax error" in session.error(f"{HERE} delete used end_sessions=1")
+        session.line(f"{HERE} delete used end_sessions=true")
     assert session.line("/pratima/groups ls").count("\n") == 1
 
 
 def test_a_volume_is_made_with_its_replica(idle: Idle, session: Session, place: Path) -> None:
-    with Replica(place, "--group", "db") as replica:
+    with Replica(place, "--group", "mirrored") as replica:
         replica.start()
-        session.line(f"{HERE} create db mirrored.img 4MiB replica={replica.address} mode=sync")
-        idle.wait_synced(replica, group="db")
-        link = f"/pratima/links/db/{replica.address}"
+        session.line(f"{HERE} create mirrored mirrored.img 4MiB replica={replica.address} mode=sync")
+        idle.wait_synced(replica, group="mirrored")
+        link = f"/pratima/links/mirrored/{replica.address}"
         assert session.value(link, "setting", "mode") == "sync"
-        session.line(f"{HERE} delete db")
+        session.line(f"{HERE} delete mirrored")
 
 
 def test_a_volume_grows_and_never_shrinks(idle: Idle, session: Session, place: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_volume_grows_and_never_shrinks(idle: Idle, session: Session, place: P
 @pytest.mark.parametrize(
     ("words", "cause"),
     [
-        ("db missing.img", "missing.img does not exist; correct the path"),
+        ("none missing.img", "missing.img does not exist; correct the path"),
         ("db one.img,one.img 4MiB", "two volumes are the same"),
         ("DB one.img 4MiB", "cannot name a group"),
         ("db one.img many", "'many' is not a size"),
@@ -134,14 +134,14 @@ def test_a_volume_grows_and_never_shrinks(idle: Idle, session: Session, place: P
 )
 def test_a_create_that_fails_says_its_cause(session: Session, words: str, cause: str) -> None:
     assert cause in session.error(f"{HERE} create {words}")
-    assert "db.lun0" not in session.tree(HERE)
+    assert not any(name.endswith(".lun0") for name in session.tree(HERE))
 
 
 def test_what_is_not_there_is_not_deleted(idle: Idle, session: Session) -> None:
     assert "there is no target 'db'; there is: none" in session.error(f"{HERE} delete db")
-    session.line(f"{HERE} create db gone.img 4MiB")
-    assert "delete db ends all" in session.error(f"{HERE} delete db.lun0")
-    session.line(f"{HERE} delete db")
+    session.line(f"{HERE} create gone gone.img 4MiB")
+    assert "delete gone ends all" in session.error(f"{HERE} delete gone.lun0")
+    session.line(f"{HERE} delete gone")
 
 
 def test_a_target_that_cannot_be_served_is_red_and_can_be_deleted(

@@ -362,17 +362,19 @@ class SourceStore:
             ) from error
 
     def _save_identity(self, state: SourceState, stamp: bytes = b"") -> None:
-        self._identity.save(
-            Identity(
-                group=state.group,
-                name=state.name,
-                node=state.node,
-                history=state.history,
-                boot_id=state.boot_id,
-                ever_sync=tuple(link.name for link in state.links if link.ever_sync),
-                stamp=stamp,
-            )
+        identity = Identity(
+            group=state.group,
+            name=state.name,
+            node=state.node,
+            history=state.history,
+            boot_id=state.boot_id,
+            ever_sync=tuple(link.name for link in state.links if link.ever_sync),
+            stamp=stamp,
         )
+        # A file that says so already is left alone: it could fail after the database was written,
+        # and what a caller is told of as failed is then stored all the same.
+        if identity != self._identity.value:
+            self._identity.save(identity)
 
 
 def _harden(connection: sqlite3.Connection) -> None:

@@ -6,6 +6,7 @@ at all, so that a daemon can try one at run time and go on without it.
 
 import asyncio
 import time
+from dataclasses import replace
 
 from pratima_iscsi.backstore import Backstore, GroupOptions
 from pratima_iscsi.control.options import ReplicaOptions, ServeGroup, ServeOptions
@@ -24,9 +25,8 @@ from pratima_iscsi.limits import LAG_SAMPLE_SECONDS
 from pratima_iscsi.replication import effects as fx
 from pratima_iscsi.replication.group import LinkOptions
 from pratima_iscsi.replication.link import Link
+from pratima_iscsi.replication.link_spill import flags_of
 from pratima_iscsi.replication.messages import ToSource, VolumeOffer
-from pratima_iscsi.replication.source_state import LinkState
-from pratima_iscsi.replication.states import Connection
 from pratima_iscsi.scsi.device import unit_serial
 from pratima_iscsi.scsi.logical_unit import LogicalUnit
 from pratima_iscsi.scsi.target import Target
@@ -123,19 +123,15 @@ class ServedGroup:
         where = self.place(report.link)
         self.events.note(where, report.event, report.reason, alarm=report.alarm)
 
-    def remember(self, link: Link) -> None:
-        """Keep whether the link is enabled over a restart. Raises StateError."""
-        state = LinkState(
-            link.options.name,
-            ever_sync=link.ever_sync,
-            synced_once=link.synced_once,
-            enabled=link.connection is not Connection.DISABLED,
-        )
+    def remember(self, link: Link, *, enabled: bool) -> None:
+        """Store whether the link is to be enabled, BEFORE it is: a restart must not undo what an
+        operator was told. Raises StateError, with nothing changed."""
         try:
-            self.engine.remember_link(state)
+            self.engine.remember_link(replace(flags_of(link), enabled=enabled))
         except OSError as error:
             raise StateError(
-                f"it is done, but a restart would forget it: {error.strerror or error}",
+                f"{link.options.name}: it cannot be stored, and nothing was changed: "
+                f"{error.strerror or error}",
                 "see to the state directory's disk, and give the command again",
             ) from None
 

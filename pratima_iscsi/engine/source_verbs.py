@@ -5,11 +5,30 @@ One rule: each names what it reached, or says why it reached none.
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from pratima_iscsi.control.options import unknown_group
 from pratima_iscsi.engine.served_group import ServedGroup
 from pratima_iscsi.errors import StateError, UsageError
 from pratima_iscsi.replication.link import Link
+from pratima_iscsi.replication.states import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class _Reached:
+    """The links that a verb met, by the names of their replicas."""
+
+    names: list[str] = field(default_factory=list)
+    disabled: list[str] = field(default_factory=list)
+    """Left alone: nothing happens there until ``enable``."""
+
+    def told(self, what: str) -> str:
+        """``what`` was done, and to whom."""
+        done = f"{what} {', '.join(self.names)}"
+        if self.disabled:
+            left = ", ".join(self.disabled)
+            return f"{done}; disabled, and left so until pratima enable: {left}"
+        return done
 
 
 class SourceVerbs:
@@ -48,23 +67,36 @@ class SourceVerbs:
         group: str,
         replica: str,
         act: Callable[[ServedGroup, Link, float], None],
-    ) -> list[str]:
-        """Do something to the links that are meant; their names."""
+        *,
+        at_work: bool = False,
+    ) -> "_Reached":
+        """Do something to the links that are meant; with ``at_work`` a disabled one is left alone,
+        since nothing would happen there."""
         known = self._one(verb, group)
-        done = []
+        reached = _Reached()
         now = time.monotonic()
-        for link in known.engine.backstore.links:
-            if replica in ("", link.options.name):
+        meant = [x for x in known.engine.backstore.links if replica in ("", x.options.name)]
+        try:
+            for link in meant:
                 known.events.control(known.place(link.index), verb)
+                if at_work and link.connection is Connection.DISABLED:
+                    reached.disabled.append(link.options.name)
+                    continue
                 act(known, link, now)
-                done.append(link.options.name)
-        known.engine.turn()
-        if not done:
+                reached.names.append(link.options.name)
+        finally:
+            known.engine.turn()
+        if not meant:
             raise StateError(
                 f"there is no replica {replica!r}" if replica else "there is no replica",
                 "see `pratima status` for their names",
             )
-        return done
+        if not reached.names:
+            raise StateError(
+                f"{verb}: disabled, with neither queue nor session: {', '.join(reached.disabled)}",
+                "put it to work with `pratima enable`; until then nothing happens there",
+            )
+        return reached
 
     def resync(self, group: str, replica: str, from_primary: bool) -> str:
         """Bring over what is missing, now."""
@@ -75,36 +107,37 @@ class SourceVerbs:
             known.engine.backstore.reconnect(link.index, now)
 
         verb = "resync --from-primary" if from_primary else "resync"
-        return "resync of " + ", ".join(self._each(verb, group, replica, act))
+        return self._each(verb, group, replica, act, at_work=True).told("resync of")
 
     def kill(self, group: str, replica: str) -> str:
         """Drop queue and session."""
-        names = self._each(
-            "kill --drop-queue",
-            group,
-            replica,
-            lambda known, link, now: known.engine.backstore.kill(link.index, now),
-        )
-        return "killed the sessions of " + ", ".join(names)
+        again: list[str] = []
+
+        def act(known: ServedGroup, link: Link, now: float) -> None:
+            known.engine.backstore.kill(link.index, now)
+            if link.connection is Connection.DISABLED:
+                again.append(link.options.name)
+
+        reached = self._each("kill --drop-queue", group, replica, act, at_work=True)
+        told = reached.told("killed the sessions of")
+        return f"{told}; disabled again, as before clean: {', '.join(again)}" if again else told
 
     def reconnect(self, group: str, replica: str) -> str:
         """Connect now."""
-        names = self._each(
-            "reconnect",
-            group,
-            replica,
-            lambda known, link, now: known.engine.backstore.reconnect(link.index, now),
-        )
-        return "connecting to " + ", ".join(names)
+
+        def act(known: ServedGroup, link: Link, now: float) -> None:
+            known.engine.backstore.reconnect(link.index, now)
+
+        return self._each("reconnect", group, replica, act, at_work=True).told("connecting to")
 
     def enable(self, group: str, replica: str) -> str:
         """Put disabled links to work."""
 
         def act(known: ServedGroup, link: Link, now: float) -> None:
+            known.remember(link, enabled=True)
             known.engine.backstore.enable(link.index, now)
-            known.remember(link)
 
-        return "enabled " + ", ".join(self._each("enable", group, replica, act))
+        return self._each("enable", group, replica, act).told("enabled")
 
     async def resize(self, group: str, volume: str, size: int | None, later: bool) -> str:
         """Grow a volume; what was done, or that it still goes on."""
@@ -114,11 +147,10 @@ class SourceVerbs:
         """Stop links and forget their tables."""
 
         def act(known: ServedGroup, link: Link, now: float) -> None:
+            known.remember(link, enabled=False)
             known.engine.backstore.disable(link.index, now)
-            known.remember(link)
 
-        names = self._each("disable --forget-table", group, replica, act)
-        return "disabled " + ", ".join(names)
+        return self._each("disable --forget-table", group, replica, act).told("disabled")
 
     def clean(self, group: str, replica: str, proof: bool) -> str:
         """Declare replicas equal, with nothing copied."""
@@ -129,9 +161,11 @@ class SourceVerbs:
                 begun.append(link.options.name)
 
         verb = "clean" if proof else "clean --without-proof"
-        names = self._each(verb, group, replica, act)
+        reached = self._each(verb, group, replica, act)
         if not begun:
-            return "nothing to declare: the log holds all that is missing of " + ", ".join(names)
-        if not proof:
-            return "declared equal without proof: " + ", ".join(begun)
-        return "comparing " + ", ".join(begun) + "; pratima status tells how it comes out"
+            return reached.told("nothing to declare: the log holds all that is missing of")
+        how = "comparing" if proof else "to be declared equal, without proof, at the handshake:"
+        return (
+            f"{how} {', '.join(begun)}; pratima status tells how it comes out, and a restart "
+            "before that forgets it"
+        )

@@ -1,5 +1,6 @@
 """What a source remembers: believed after a clean stop, and after anything else only in part."""
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -505,6 +506,21 @@ def test_a_size_is_remembered_before_the_volume_grows_and_ends_the_spill(tmp_pat
     store.begin_generation(NEXT, STATE.digest, BOOT, LINKS)
     assert store.known_size("log") == 1 << 20
     store.close()
+
+
+def test_a_flag_is_stored_though_the_identity_beside_it_could_not_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: IdentityFile, value: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    stored(tmp_path)
+    store = SourceStore(tmp_path)
+    monkeypatch.setattr(IdentityFile, "save", full)
+    store.remember_link(replace(LINKS[0], enabled=False))
+    store.close()
+    state, doubt = loaded(tmp_path)
+    assert not state.links[0].enabled and not doubt
 
 
 def test_a_group_knows_its_volumes_or_that_it_has_forgotten_them(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """What an operator tells a primary: whom it reaches, and what the answer says."""
 
+import errno
 from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -9,37 +11,53 @@ import pytest
 from pratima_iscsi.backstore import Backstore, GroupOptions
 from pratima_iscsi.engine.served_group import ServedGroup
 from pratima_iscsi.engine.source_verbs import SourceVerbs
-from pratima_iscsi.errors import OperatorError, UsageError
+from pratima_iscsi.errors import OperatorError, StateError, UsageError
 from pratima_iscsi.replication.group import LinkOptions
 from pratima_iscsi.replication.link import Link
 from pratima_iscsi.replication.messages import VolumeOffer
 from pratima_iscsi.replication.source_state import LinkState, SourceState, StopKind
+from pratima_iscsi.replication.states import Connection
 
 pytestmark = pytest.mark.plain  # the group's parts are the test's own
 
 
 class Groups(SourceVerbs):
-    """Groups of one replica each, whose primary lost power."""
+    """Groups whose primary lost power, with replicas of these names each."""
 
-    def __init__(self, *names: str) -> None:
+    def __init__(self, *names: str, replicas: tuple[str, ...] = ("replica",)) -> None:
         super().__init__()
+        self.full = False
+        """The state directory takes nothing."""
+        self.stored: list[LinkState] = []
+        self.turns = 0
         for name in names:
-            self.groups[name] = cast(ServedGroup, group(name))
+            self.groups[name] = cast(ServedGroup, self._group(name, replicas))
 
-    def link(self, name: str) -> Link:
-        return self.groups[name].engine.backstore.links[0]
+    def link(self, name: str, index: int = 0) -> Link:
+        return self.groups[name].engine.backstore.links[index]
 
+    def _store(self, flags: LinkState) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.stored.append(flags)
 
-def group(name: str) -> SimpleNamespace:
-    saved = LinkState("replica", ever_sync=True, synced_once=True)
-    state = SourceState(b"g" * 16, name, b"n" * 16, links=(saved,), stop=StopKind.POWER_LOST)
-    options = GroupOptions((VolumeOffer("v0", 1 << 20),), (LinkOptions("replica"),))
-    return SimpleNamespace(
-        options=SimpleNamespace(name=name),
-        engine=SimpleNamespace(backstore=Backstore(options, state), turn=lambda: None),
-        events=SimpleNamespace(control=lambda where, verb: None),
-        place=lambda link: name,
-    )
+    def _turn(self) -> None:
+        self.turns += 1
+
+    def _group(self, name: str, replicas: tuple[str, ...]) -> SimpleNamespace:
+        saved = tuple(LinkState(each, ever_sync=True, synced_once=True) for each in replicas)
+        state = SourceState(b"g" * 16, name, b"n" * 16, links=saved, stop=StopKind.POWER_LOST)
+        options = GroupOptions((VolumeOffer("v0", 1 << 20),), tuple(map(LinkOptions, replicas)))
+        group = SimpleNamespace(
+            options=SimpleNamespace(name=name),
+            engine=SimpleNamespace(
+                backstore=Backstore(options, state), turn=self._turn, remember_link=self._store
+            ),
+            events=SimpleNamespace(control=lambda where, verb: None),
+            place=lambda link: name,
+        )
+        group.remember = partial(ServedGroup.remember, cast(ServedGroup, group))
+        return group
 
 
 VERBS: dict[str, Callable[[SourceVerbs, str], Any]] = {
@@ -84,3 +102,71 @@ def test_a_group_that_is_not_served_counts_as_one_of_several() -> None:
     with pytest.raises(UsageError, match="several groups"):
         verbs.resync("", "", True)
     assert verbs.link("one").lost_power
+
+
+@pytest.mark.parametrize("verb", ["resync", "resync --from-primary", "reconnect", "kill"])
+def test_a_verb_that_does_nothing_to_a_disabled_link_does_not_claim_that_it_did(verb: str) -> None:
+    verbs = Groups("one")
+    verbs.disable("one", "")
+    with pytest.raises(StateError, match="disabled, with neither queue nor session: replica") as no:
+        VERBS[verb](verbs, "one")
+    assert "pratima enable" in no.value.next_step
+    link = verbs.link("one")
+    assert link.connection is Connection.DISABLED and link.lost_power
+
+
+def test_a_disabled_link_beside_one_at_work_is_named_apart() -> None:
+    verbs = Groups("one", replicas=("a", "b", "c"))
+    verbs.disable("one", "b")
+    assert verbs.reconnect("one", "") == (
+        "connecting to a, c; disabled, and left so until pratima enable: b"
+    )
+
+
+def test_a_kill_says_that_a_link_is_disabled_again() -> None:
+    verbs = Groups("one", replicas=("a", "b"))
+    verbs.disable("one", "a")
+    verbs.clean("one", "a", True)
+    assert verbs.kill("one", "") == (
+        "killed the sessions of a, b; disabled again, as before clean: a"
+    )
+    assert verbs.link("one").connection is Connection.DISABLED
+
+
+def test_a_word_is_not_told_as_what_has_happened() -> None:
+    verbs = Groups("one")
+    verbs.disable("one", "")
+    for proof in (False, True):
+        told = verbs.clean("one", "", proof)
+        assert "declared equal without" not in told and "a restart before that forgets it" in told
+
+
+def test_enable_and_disable_change_nothing_that_cannot_be_stored() -> None:
+    verbs = Groups("one")
+    link = verbs.link("one")
+    for verb, before in ((verbs.disable, Connection.WAITING), (verbs.enable, Connection.DISABLED)):
+        verbs.full = True
+        with pytest.raises(StateError, match="nothing was changed: No space left"):
+            verb("one", "")
+        assert link.connection is before
+        verbs.full = False
+        verb("one", "")
+        assert verbs.stored[-1].enabled is (link.connection is not Connection.DISABLED)
+    assert link.connection is Connection.WAITING
+
+
+def test_what_was_done_before_an_error_is_carried_out() -> None:
+    verbs = Groups("one", replicas=("a", "b"))
+    verbs.disable("one", "")
+
+    def all_but_b(flags: LinkState) -> None:
+        verbs.full = flags.name == "b"
+        verbs._store(flags)
+
+    verbs.groups["one"].engine.remember_link = all_but_b  # type: ignore[method-assign]
+    turns = verbs.turns
+    with pytest.raises(StateError):
+        verbs.enable("one", "")
+    assert verbs.turns == turns + 1
+    assert verbs.link("one", 0).connection is Connection.WAITING
+    assert verbs.link("one", 1).connection is Connection.DISABLED

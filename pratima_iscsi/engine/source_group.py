@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final, Protocol
 
 from pratima_iscsi import limits
@@ -171,15 +172,19 @@ class SourceGroup:
 
     def _later(
         self,
-        job: Callable[[], None],
+        prepare: Callable[[], Callable[[], None]],
         then: Callable[[], None],
         failed: Callable[[OSError], None] = lambda error: None,
     ) -> None:
-        """Run ``job`` in the state thread, then ``then`` and a turn on the loop; after an error
-        of the disk call ``failed`` and try again later."""
+        """Run the job that ``prepare`` makes in the state thread, then ``then`` and a turn on the
+        loop; after an error of the disk call ``failed`` and try again later.
+
+        The job is made anew each time: what stands in it would else be older than what was stored
+        in the meantime.
+        """
         number = self._state_jobs = self._state_jobs + 1
 
-        def run() -> None:
+        def run(job: Callable[[], None]) -> None:
             try:
                 job()
             except OSError as error:
@@ -192,9 +197,9 @@ class SourceGroup:
 
         def again() -> None:
             if not self._closed:
-                self._state_writer.submit(run)
+                self._state_writer.submit(run, prepare())
 
-        self._state_writer.submit(run)
+        again()
 
     @property
     def state_trouble(self) -> str:
@@ -354,10 +359,13 @@ class SourceGroup:
     # --- persistence ---------------------------------------------------------------------------
 
     def _persist_generation(self, effect: fx.PersistGeneration) -> None:
-        links = self.backstore.link_flags()
         self._later(
-            lambda: self._store.begin_generation(
-                effect.history, effect.digest, self._boot_id, links
+            lambda: partial(
+                self._store.begin_generation,
+                effect.history,
+                effect.digest,
+                self._boot_id,
+                self.backstore.link_flags(),
             ),
             lambda: self.backstore.generation_persisted(time.monotonic()),
             self.backstore.generation_failed,
@@ -366,15 +374,17 @@ class SourceGroup:
     def _persist_degraded(self, effect: fx.PersistDegraded) -> None:
         mark = self._store.mark(self.backstore.links[effect.link].options.name)
         self._later(
-            lambda: mark.write(effect.degraded),
+            lambda: partial(mark.write, effect.degraded),
             lambda: self.backstore.degraded_persisted(
                 effect.link, effect.degraded, time.monotonic()
             ),
         )
 
     def _persist_link(self, effect: fx.PersistLink) -> None:
-        flags = self.backstore.link_flags()[effect.link]
-        self._later(lambda: self._store.remember_link(flags), lambda: None)
+        self._later(
+            lambda: partial(self._store.remember_link, self.backstore.link_flags()[effect.link]),
+            lambda: None,
+        )
 
     def _grow_local(self, effect: fx.GrowLocal) -> None:
         growth = self.backstore.growth

@@ -92,7 +92,8 @@ def test_a_target_in_use_is_deleted_only_if_that_is_said(idle: Idle, session: Se
 def test_a_volume_is_made_with_its_replica(idle: Idle, session: Session, place: Path) -> None:
     with Replica(place, "--group", "mirrored") as replica:
         replica.start()
-        session.line(f"{HERE} create mirrored mirrored.img 4MiB replica={replica.address} mode=sync")
+        link = f"replica={replica.address} mode=sync"
+        session.line(f"{HERE} create mirrored mirrored.img 4MiB {link}")
         idle.wait_synced(replica, group="mirrored")
         link = f"/pratima/links/mirrored/{replica.address}"
         assert session.value(link, "setting", "mode") == "sync"

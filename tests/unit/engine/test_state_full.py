@@ -5,8 +5,9 @@ The loop, its timers and the state thread are the test's own, so every step is e
 
 import asyncio
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -21,7 +22,7 @@ from pratima_iscsi.operations import WRITE, Operation
 from pratima_iscsi.replication import effects as fx
 from pratima_iscsi.replication.group import LinkOptions
 from pratima_iscsi.replication.messages import VolumeOffer
-from pratima_iscsi.replication.source_state import SourceState
+from pratima_iscsi.replication.source_state import LinkState, SourceState
 
 pytestmark = pytest.mark.plain  # the loop, the volume and the store are no compiled types
 
@@ -70,12 +71,19 @@ class Store:
 
     def __init__(self) -> None:
         self.full: set[str] = set()
+        self.enabled = True
+        """What is stored of the link."""
 
-    def begin_generation(self, *generation: object) -> None:
+    def begin_generation(
+        self, history: object, digest: bytes, boot_id: str, links: Sequence[LinkState]
+    ) -> None:
         self._store("generation")
+        for link in links:
+            self.enabled = link.enabled
 
-    def remember_link(self, flags: object) -> None:
+    def remember_link(self, link: LinkState) -> None:
         self._store("link")
+        self.enabled = link.enabled
 
     def mark(self, link: str) -> SimpleNamespace:
         return SimpleNamespace(write=lambda degraded: self._store("mark"))
@@ -176,3 +184,20 @@ def test_what_can_be_stored_hides_nothing_that_cannot() -> None:
     scene.loop.retry()
     assert scene.status().failed == ""
     assert scene.reports.count("state written") == 1
+
+
+@pytest.mark.parametrize("what", ["link", "generation"])
+def test_what_is_stored_late_does_not_undo_what_was_stored_meanwhile(what: str) -> None:
+    scene = Scene((LinkOptions("replica"),))
+    scene.store.full = {what}
+    if what == "generation":
+        scene.write()
+    else:
+        scene.store_effect(fx.PersistLink(0))
+    scene.store.full.clear()
+    flags = scene.backstore.link_flags()[0]
+    scene.group.remember_link(replace(flags, enabled=False))
+    scene.backstore.disable(0, 0.0)
+    assert not scene.store.enabled
+    scene.loop.retry()
+    assert scene.status().failed == "" and not scene.store.enabled

@@ -21,6 +21,7 @@ from pratima_iscsi.edges.control_socket import ControlServer
 from pratima_iscsi.edges.directory import DiskDirectory
 from pratima_iscsi.edges.link_replica import ReplicaEndpoint
 from pratima_iscsi.edges.link_sockets import LinkContext
+from pratima_iscsi.edges.replica_state import StateFile
 from pratima_iscsi.edges.replica_store import ReplicaStore
 from pratima_iscsi.edges.volume import Volume
 from pratima_iscsi.edges.volume_paths import remember_volume_paths
@@ -99,8 +100,9 @@ class ReplicaDaemon:
             group_directory(self.options.state, group.name), create=True
         )
         self._directories.append(directory)
+        known = 0 if _may_be_bound(directory) else None  # the store compares the sizes
         volumes = [
-            Volume.open(volume.path, size=volume.size, create=True, grown=True)
+            Volume.open(volume.path, size=volume.size, create=True, grown=True, known=known)
             for volume in group.volumes
         ]
         remember_volume_paths(directory.path, [volume.path for volume in volumes])
@@ -260,6 +262,18 @@ class ReplicaDaemon:
     async def resize(self, group: str, volume: str, size: int | None, later: bool) -> str:
         """Refused: a replica grows when its primary asks it to."""
         return self._not_here()
+
+
+def _may_be_bound(directory: DiskDirectory) -> bool:
+    """Whether a group's copy may be in the volumes: they are not made then. Raises StateError."""
+    try:
+        file = StateFile(directory)
+    except OSError:
+        return True
+    try:
+        return file.state.bound
+    finally:
+        file.close()
 
 
 async def _main(options: ReplicaDaemonOptions) -> int:

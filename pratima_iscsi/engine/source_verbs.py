@@ -56,10 +56,10 @@ class SourceVerbs:
         if not group and len(names) > 1:
             known = ", ".join(names)
             raise UsageError(f"{verb}: there are several groups", f"name one of them: {known}")
-        chosen = self.chosen(group)
-        if not chosen:
-            raise StateError(f"{verb}: no group is served here", "see `pratima status`")
-        return chosen[0]
+        if not self.groups or (group in names and group not in self.groups):
+            what = f"group {group} is not" if group else "no group is"
+            raise StateError(f"{verb}: {what} served here", "see `pratima status` for the reason")
+        return self.chosen(group)[0]
 
     def _each(
         self,

@@ -358,6 +358,14 @@ MUTANTS: Final = (
         "scenario test_clean.test_a_difference_fails_the_proof_by_name_and_nothing_is_copied",
     ),
     Mutant(
+        "enable trusts the table that disable forgot",
+        "PROTOCOL 22: enable after disable starts from a comparison",
+        _HANDSHAKE,
+        "lambda s, r: s.doubt is Doubt.FORGOTTEN",
+        "lambda s, r: False",
+        "scenario test_clean.test_why_all_is_compared_is_said_as_it_is",
+    ),
+    Mutant(
         "a kill enables a link that was disabled before its clean",
         "a link that was DISABLED is so again when its clean is given up",
         _LINK,

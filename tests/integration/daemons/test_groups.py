@@ -5,6 +5,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from random import Random
 
+import pytest
+
 from pratima_iscsi.edges.initiator import discover
 from pratima_iscsi.replication.states import LinkState
 from tests.integration.daemons.nodes import (
@@ -247,3 +249,34 @@ def test_a_group_of_another_number_of_volumes_or_size_is_refused_by_name(place: 
         assert f"{16 * MIB} bytes at the primary, {8 * MIB} here" in link.reason
         link = pair.wait_link(lambda link: link.state is LinkState.REFUSED, "REFUSED")
         assert "2 volumes" in link.reason
+
+
+@pytest.mark.parametrize("size", ["", ', size = "8MiB"'])
+def test_a_replicas_volume_that_is_gone_is_never_made_anew(place: Path, size: str) -> None:
+    port = ports(3)
+    config = place / "replica.toml"
+    config.write_text(f"""
+state = "replica-state"
+listen = "127.0.0.1:{port}"
+[[group]]
+volume = [{{ path = "copy.img"{size} }}]
+""")
+    replica = Configured("replica", config, place)
+    primary = Primary(place, "--replica", f"127.0.0.1:{port}", size=8 * MIB)
+    copy, away = place / "copy.img", place / "away.img"
+    with replica, primary:
+        replica.start()
+        primary.start()
+        with primary.login() as session:
+            session.write(0, b"c" * BLOCK)
+        primary.wait_synced(replica)
+        replica.finish()
+        copy.rename(away)
+        replica.launch()
+        assert replica.wait() == 2
+        assert "copy.img is missing, but its group knows it" in replica.output()
+        assert not copy.exists(), "zeros are no copy"
+        away.rename(copy)
+        replica.start()
+        primary.wait_synced(replica)
+        wait_until(lambda: same(primary.volume, copy), WAIT_SECONDS, "equal", [primary, replica])

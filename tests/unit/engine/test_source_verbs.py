@@ -101,6 +101,8 @@ def test_a_group_that_is_not_served_counts_as_one_of_several() -> None:
     verbs = OneDown("one")
     with pytest.raises(UsageError, match="several groups"):
         verbs.resync("", "", True)
+    with pytest.raises(StateError, match="group down is not served here"):
+        verbs.resync("down", "", True)
     assert verbs.link("one").lost_power
 
 

@@ -21,7 +21,8 @@ def command(state: Path, group: str, replica: str, without_proof: bool) -> None:
 
     All that a link's table names is compared by hash. Where no difference is found the link is in
     step; the first one is told by name, and the link is as it was: a disabled one is disabled,
-    another one resyncs. Writes go on meanwhile and reach the replica.
+    another one resyncs. Writes go on meanwhile and reach the replica. A restart of the daemon
+    before it has ended forgets the command.
 
     --without-proof takes your word instead: for a replica that you have just filled yourself.
 

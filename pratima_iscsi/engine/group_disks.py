@@ -5,9 +5,10 @@ as a whole or not at all, and what was made for a group that is then not served 
 """
 
 import contextlib
+import os
 import secrets
-import shutil
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from pratima_iscsi.control.options import ServeGroup, ServeOptions, group_directory
 from pratima_iscsi.edges.boot import read_boot_id
@@ -36,13 +37,13 @@ class GroupDisks:
         """Open them, making what is not there yet. Raises StateError, with nothing left open, and
         nothing left of what was made."""
         with contextlib.ExitStack() as opened:
-            directory = DiskDirectory.open_at(
-                group_directory(serve.state, options.name), create=True
-            )
+            path = group_directory(serve.state, options.name)
+            before = frozenset(os.listdir(path)) if path.is_dir() else None
+            directory = DiskDirectory.open_at(path, create=True)
             opened.callback(directory.close)
             store = SourceStore(directory.path)
             opened.callback(store.close)
-            made = _Made(directory, store, store.is_new)
+            made = _Made(path, store, before, store.is_new)
             opened.callback(made.remove)
             volumes = []
             for wanted in options.volumes:
@@ -88,17 +89,19 @@ class GroupDisks:
 class _Made:
     """What an opening made, until it is of use."""
 
-    directory: DiskDirectory
+    directory: Path
     store: SourceStore
+    before: frozenset[str] | None
+    """What was in the directory; None: there was none."""
     is_new: bool
-    """Whether there was no group in the directory."""
+    """Whether there was no group in the directory: a replica may have been, which stays."""
     volumes: dict[str, Volume] = field(default_factory=dict)
 
     def remove(self) -> None:
         """Make it undone. A volume that the store cannot forget stays: one that it knows and that
         is not there could never be made."""
         if self.is_new:
-            shutil.rmtree(self.directory.path, ignore_errors=True)
+            self._empty_directory()
         elif self.volumes:
             try:
                 self.store.forget_volumes(self.volumes)
@@ -106,6 +109,13 @@ class _Made:
                 return
         for volume in self.volumes.values():
             volume.unmake()
+
+    def _empty_directory(self) -> None:
+        with contextlib.suppress(OSError):
+            for name in set(os.listdir(self.directory)) - (self.before or set()):
+                (self.directory / name).unlink()
+            if self.before is None:
+                self.directory.rmdir()
 
 
 def _remember(

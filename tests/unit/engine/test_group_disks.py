@@ -96,6 +96,17 @@ def test_a_group_that_does_not_open_leaves_nothing_behind(place: Place) -> None:
     assert sorted(each.name for each in place.path.iterdir()) == ["here", "odd", "state"]
 
 
+def test_what_stood_in_the_directory_of_a_group_that_does_not_open_stays(place: Place) -> None:
+    """A replica's state, say, whose volume is to be served now."""
+    place.state.mkdir(parents=True, mode=0o700)
+    (place.state / "journal.0000").write_bytes(b"a replica's")
+    (place.path / "odd").mkdir()
+    with pytest.raises(UsageError, match="neither a file nor a block device"):
+        place.open("data", "odd")
+    assert [each.name for each in place.state.iterdir()] == ["journal.0000"]
+    assert not (place.path / "data").exists()
+
+
 def test_what_was_made_for_a_group_that_is_not_served_is_removed(place: Place) -> None:
     (place.path / "here").write_bytes(bytes(MIB))
     (place.path / "empty").touch()

@@ -203,6 +203,7 @@ class ReplicaDaemon:
                 replica_status(known, self.events.alarms(known.name))
                 for known in self._chosen(group)
             ),
+            node_alarms=self.events.node_alarms(),
         )
 
     def _chosen(self, group: str) -> Sequence[ReplicaGroup]:

@@ -116,6 +116,7 @@ class TargetDaemon(SourceVerbs):
                 for name, error in failed.items()
                 if group in ("", name)
             ),
+            node_alarms=self.events.node_alarms(),
         )
 
     async def create_target(self, section: ServeGroupSection) -> str:

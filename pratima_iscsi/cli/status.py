@@ -14,6 +14,7 @@ from pratima_iscsi.control.client import ControlClient
 from pratima_iscsi.control.status import (
     BEHIND,
     OK,
+    Alarm,
     GroupStatus,
     LinkStatus,
     NodeStatus,
@@ -59,13 +60,16 @@ def command(state: Path, group: str, as_json: bool) -> int:
             if number:
                 console.print()
             _print_group(console, one)
+        for alarm in status.node_alarms:
+            _print_alarm(console, alarm, f"ALARM {alarm.place}: ")
     return exit_code(status)
 
 
 def as_text(status: NodeStatus) -> str:
-    """The JSON of one group, or of several as a list under ``groups``."""
-    groups = status.groups
-    found: object = groups[0] if len(groups) == 1 else {"groups": groups}
+    """The JSON of one group, or of several as a list under ``groups``; ``node_alarms`` beside."""
+    groups = [msgspec.structs.asdict(group) for group in status.groups]
+    found: dict[str, object] = groups[0] if len(groups) == 1 else {"groups": groups}
+    found["node_alarms"] = status.node_alarms
     return msgspec.json.format(msgspec.json.encode(found), indent=2).decode()
 
 
@@ -94,8 +98,12 @@ def _print_group(console: Console, group: GroupStatus) -> None:
     if group.links:
         console.print(_table(group.links))
     for alarm in group.alarms:
-        ago = format_seconds(alarm.seconds)
-        console.print(Text(f"  ALARM {alarm.event}: {alarm.reason} ({ago} ago)", style="red"))
+        _print_alarm(console, alarm, "  ALARM ")
+
+
+def _print_alarm(console: Console, alarm: Alarm, before: str) -> None:
+    ago = format_seconds(alarm.seconds)
+    console.print(Text(f"{before}{alarm.event}: {alarm.reason} ({ago} ago)", style="red"))
 
 
 def _standing(group: GroupStatus, position: str) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from pratima_iscsi.control.status import GroupStatus
+from pratima_iscsi.control.status import Alarm, GroupStatus
 from pratima_iscsi.control.text import printable_json
 from pratima_iscsi.errors import RemoteProtocolError
 from pratima_iscsi.limits import EVENT_BYTES_MAX, NAME_BYTES_MAX, REASON_CHARACTERS_MAX
@@ -57,6 +57,8 @@ class StatusEvent(Event, frozen=True, kw_only=True, tag="status"):
     pid: _Number
     uptime_seconds: float
     group: GroupStatus | None
+    node_alarms: tuple[Alarm, ...] = ()
+    """Those that belong to no group; the same with each group."""
     left_out: _Number = 0
     """Changes, commands and socket events of this run that were too many to publish."""
 

@@ -111,6 +111,8 @@ class Alarm(msgspec.Struct, frozen=True):
     event: str
     reason: str
     seconds: float = 0.0
+    place: str = ""
+    """Of a node's own alarm: which part of it, ``events`` or ``kernel``."""
 
 
 class GroupStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,6 +162,8 @@ class NodeStatus(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", ta
     pid: int
     uptime_seconds: float
     groups: tuple[GroupStatus, ...] = ()
+    node_alarms: tuple[Alarm, ...] = ()
+    """Those that belong to no group. Like a group's they are told, and change no exit code."""
 
 
 def link_exit_code(link: LinkStatus) -> Literal[0, 1, 2]:

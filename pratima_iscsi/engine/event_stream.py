@@ -131,6 +131,7 @@ class EventStream:
                     pid=node.pid,
                     uptime_seconds=node.uptime_seconds,
                     group=group,
+                    node_alarms=node.node_alarms,
                     left_out=self._left_out,
                 )
             )

@@ -13,9 +13,11 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from pratima_iscsi import limits
 from pratima_iscsi.control.status import Alarm
@@ -91,7 +93,8 @@ class Events:
         """Event and reason by place: a group, or a link of it."""
 
     def note(self, where: str, event: str, reason: str, *, alarm: bool) -> None:
-        """Something changed at ``where``: "group NAME", and what of it after a space."""
+        """Something changed at ``where``: "group NAME", and what of it after a space; or a part of
+        the node that is no group's."""
         level = logging.WARNING if alarm else logging.INFO
         if self._last.get(where) == (event, reason):
             level = logging.DEBUG
@@ -112,12 +115,22 @@ class Events:
 
     def alarms(self, group: str) -> tuple[Alarm, ...]:
         """The latest alarms of a group, newest last."""
-        now = time.monotonic()
         return tuple(
-            Alarm(event, printable(reason), round(now - at, 1))
-            for at, where, event, reason in self._alarms
-            if f"{where} ".startswith(f"group {group} ")
+            alarm for where, alarm in self._told() if f"{where} ".startswith(f"group {group} ")
         )
+
+    def node_alarms(self) -> tuple[Alarm, ...]:
+        """The latest alarms that belong to no group, newest last."""
+        return tuple(
+            msgspec.structs.replace(alarm, place=where)
+            for where, alarm in self._told()
+            if not where.startswith("group ")
+        )
+
+    def _told(self) -> Iterator[tuple[str, Alarm]]:
+        now = time.monotonic()
+        for at, where, event, reason in self._alarms:
+            yield where, Alarm(event, printable(reason), round(now - at, 1))
 
 
 def say(line: str) -> None:

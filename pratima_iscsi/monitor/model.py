@@ -119,6 +119,8 @@ class Source:
     misunderstood: str = ""
     """Why its last event could not be read; empty: it could."""
     groups: dict[str, GroupView] = field(default_factory=dict)
+    alarms: tuple[Alarm, ...] = ()
+    """Those that belong to no group of it."""
     _number: int = 0
 
     def silent_for(self, now: float) -> float | None:
@@ -131,6 +133,7 @@ class Source:
         if event.run != self.run:
             self.run, self._number, self.stopped = event.run, 0, False
             self.groups.clear()
+            self.alarms = ()
         if self._number and event.number > self._number + 1:
             self.missed += event.number - self._number - 1
         self._number = max(self._number, event.number)
@@ -171,6 +174,7 @@ class Model:
                 pass  # for --json: too many of them to be read as they come
 
     def _status(self, source: Source, event: StatusEvent, now: float) -> None:
+        source.alarms = event.node_alarms
         status = event.group
         if status is None:
             source.groups.clear()
@@ -257,9 +261,14 @@ class Model:
             (f"{source.name} {view.status.group}", alarm)
             for source, view in self.groups()
             for alarm in view.status.alarms
-            if alarm.seconds <= limits.MONITOR_ALARM_SECONDS
         ]
-        return sorted(found, key=lambda one: one[1].seconds)
+        found += [
+            (f"{source.name} {alarm.place}", alarm)
+            for source in self.sources.values()
+            for alarm in source.alarms
+        ]
+        recent = (one for one in found if one[1].seconds <= limits.MONITOR_ALARM_SECONDS)
+        return sorted(recent, key=lambda one: one[1].seconds)
 
     def worst(self, now: float) -> int:
         """What ``status`` would exit with, over all."""

@@ -57,7 +57,7 @@ def worst(summaries: Iterable[Summary]) -> bool | None:
 def node_summary(status: NodeStatus) -> Summary:
     """A daemon that answers."""
     roles = sorted({group.role.value for group in status.groups})
-    alarms = sum(len(group.alarms) for group in status.groups)
+    alarms = len(status.node_alarms) + sum(len(group.alarms) for group in status.groups)
     said = [
         " and ".join(roles) or "idle",
         count(len(status.groups), "group"),

@@ -191,8 +191,12 @@ def test_the_usual_events_port_is_given_up_with_an_alarm(place: Path) -> None:
         taken.start()
         replica.start()
         replica.wait_said("no events port")
+        shown = pratima("status", "--state", str(replica.state))
+        assert "ALARM events: no events port: " in shown.stdout
         with Lines("--state", str(replica.state)) as lines:
-            lines.until(lambda event: event["type"] == "status")
+            (status,) = lines.until(lambda event: event["type"] == "status")
+            (alarm,) = status["node_alarms"]
+            assert (alarm["place"], alarm["event"]) == ("events", "no events port")
 
 
 @pytest.mark.parametrize(

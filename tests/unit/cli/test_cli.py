@@ -295,6 +295,7 @@ class FakeClient(ControlClient):
     """Answers without a socket."""
 
     groups: tuple[GroupStatus, ...] = ()
+    node_alarms: tuple[Alarm, ...] = ()
     asked: tuple[object, ...] = ()
 
     def __init__(self, state: Path, seconds: float = 1.0) -> None:
@@ -302,7 +303,9 @@ class FakeClient(ControlClient):
 
     def status(self, group: str = "") -> NodeStatus:
         FakeClient.asked = (group,)
-        return msgspec.structs.replace(NODE, groups=FakeClient.groups)
+        return msgspec.structs.replace(
+            NODE, groups=FakeClient.groups, node_alarms=FakeClient.node_alarms
+        )
 
     def ask(self, request: object) -> Done:  # type: ignore[override]
         FakeClient.asked = (request,)
@@ -379,6 +382,21 @@ def test_status_as_json_has_what_programs_rely_on(run: Run, answers: type[FakeCl
     assert link["resync"]["blocks_total"] == 1000
     assert link["resync"]["blocks_done"] == 300
     assert link["resync"]["bytes_sent"] == 300 * 4096
+
+
+def test_status_shows_what_belongs_to_no_group(
+    run: Run, answers: type[FakeClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alarm = Alarm("no events port", "it is in use", 5.0, "events")
+    monkeypatch.setattr(answers, "node_alarms", (alarm,))
+    for groups in ((), (REPLICA,), (REPLICA, msgspec.structs.replace(REPLICA, group="mail"))):
+        answers.groups = groups
+        code, out, _ = run("status", "--state", "r")
+        assert code == 0, "an alarm is told, and changes no exit code"
+        assert out.splitlines()[-1] == "ALARM events: no events port: it is in use (5.0 s ago)"
+        _, out, _ = run("status", "--state", "r", "--json")
+        (found,) = json.loads(out)["node_alarms"]
+        assert found["place"] == "events" and found["event"] == "no events port"
 
 
 def test_status_of_several_groups(run: Run, answers: type[FakeClient]) -> None:

@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
+import msgspec
+
 from pratima_iscsi import limits
 from pratima_iscsi.control.events import (
     AnyEvent,
@@ -112,6 +114,28 @@ def test_a_daemon_without_a_group_says_that_it_lives() -> None:
     asyncio.run(run())
     status = decode_event(out[-1])
     assert isinstance(status, StatusEvent) and status.group is None
+
+
+def test_what_was_noted_before_the_start_comes_with_every_status() -> None:
+    out: list[bytes] = []
+
+    async def run() -> None:
+        events = Events()
+        events.note("events", "no events port", "in use", alarm=True)
+
+        def status() -> NodeStatus:
+            return msgspec.structs.replace(NODE, node_alarms=events.node_alarms())
+
+        events.stream.start(out.append, Role.PRIMARY, status)
+        events.stream.snapshot()
+        await asyncio.sleep(2 * limits.EVENT_SNAPSHOT_SECONDS)
+
+    asyncio.run(run())
+    statuses = [event for event in map(decode_event, out) if isinstance(event, StatusEvent)]
+    assert len(statuses) == 2
+    for status in statuses:
+        (alarm,) = status.node_alarms
+        assert (alarm.place, alarm.event, alarm.reason) == ("events", "no events port", "in use")
 
 
 def test_what_is_only_repeated_is_no_event_but_each_command_is() -> None:

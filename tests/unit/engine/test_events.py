@@ -33,6 +33,19 @@ def test_alarms_belong_to_their_group_and_the_newest_stands_last() -> None:
     assert [alarm.event for alarm in events.alarms("db2")] == ["other"]
 
 
+def test_an_alarm_that_belongs_to_no_group_is_the_nodes_own() -> None:
+    events = Events()
+    events.note("events", "no events port", "in use", alarm=True)
+    events.note("group db", "one", "", alarm=True)
+    events.note("kernel", "not as it should be", "no \x1b", alarm=True)
+    events.note("link", "violation", "no alarm", alarm=False)
+    assert [(alarm.place, alarm.event, alarm.reason) for alarm in events.node_alarms()] == [
+        ("events", "no events port", "in use"),
+        ("kernel", "not as it should be", "no \\x1b"),
+    ]
+    assert [alarm.event for alarm in events.alarms("db")] == ["one"]
+
+
 def test_alarms_are_bounded_and_printable() -> None:
     events = Events()
     for number in range(2 * limits.ALARMS_KEPT):

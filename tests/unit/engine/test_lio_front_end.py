@@ -292,6 +292,8 @@ async def test_notes_that_are_lost_cost_no_target(tmp_path: Path) -> None:
         assert len(lio.kernel.targets) == 2, (
             "whose the other was nobody knows: it stays, and is told"
         )
+        (alarm,) = made.events.node_alarms()
+        assert (alarm.place, alarm.event) == ("kernel", "not as it should be")
 
 
 def test_notes_are_read_again(tmp_path: Path) -> None:

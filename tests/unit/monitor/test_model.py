@@ -158,6 +158,17 @@ def test_everything_that_a_daemon_can_send_is_bounded() -> None:
     assert len(model.sources["p"].groups["g2"].links) == limits.LINKS_MAX
 
 
+def test_an_alarm_that_belongs_to_no_group_is_shown_while_it_is_recent() -> None:
+    model, voice = Model(["r"], 0.0), Voice()
+    own = msgspec.structs.replace(alarm("in use", 5.0), place="events")
+    for group in (None, replica()):
+        event = StatusEvent(version="1", pid=1, uptime_seconds=1.0, group=group, node_alarms=(own,))
+        model.take("r", voice.stamped(event), 0.0)
+        assert model.alarms() == [("r events", own)]
+    model.take("r", Voice("run2").status(replica()), 0.0)
+    assert model.alarms() == []
+
+
 def test_an_event_that_cannot_be_read_is_trouble_until_the_next_one() -> None:
     model = Model(["p"], 0.0)
     model.misunderstood("p", "event of schema 9, not 1")

@@ -128,17 +128,22 @@ class Source:
         silent = now - (self.since if self.heard_at is None else self.heard_at)
         return silent if silent >= limits.MONITOR_SILENT_SECONDS or self.stopped else None
 
-    def heard(self, event: AnyEvent, now: float) -> None:
-        """Every event says that it lives, and how many came before."""
+    def heard(self, event: AnyEvent, now: float) -> int:
+        """Every event says that it lives, and how many came before; how many first events of a
+        new run did not reach us: a daemon that starts again speaks before we are back with it."""
+        late = 0
         if event.run != self.run:
+            late = max(0, event.number - 1) if self.run else 0
             self.run, self._number, self.stopped = event.run, 0, False
             self.groups.clear()
             self.alarms = ()
         if self._number and event.number > self._number + 1:
             self.missed += event.number - self._number - 1
+        self.missed += late
         self._number = max(self._number, event.number)
         self.heard_at = now
         self.misunderstood = ""
+        return late
 
 
 class Model:
@@ -155,7 +160,10 @@ class Model:
     def take(self, source: str, event: AnyEvent, now: float) -> None:
         """An event of ``source`` arrived."""
         known = self.sources[source]
-        known.heard(event, now)
+        late = known.heard(event, now)
+        if late:
+            counted = "first event" if late == 1 else f"first {late} events"
+            self._note(known, event, "", "", f"a new run, whose {counted} did not reach us")
         match event:
             case StatusEvent():
                 self._status(known, event, now)

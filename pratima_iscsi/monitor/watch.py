@@ -10,13 +10,7 @@ from collections.abc import Callable, Sequence
 from rich.console import Console, Group
 from rich.live import Live
 
-from pratima_iscsi.control.events import (
-    AnyEvent,
-    SocketEvent,
-    StatusEvent,
-    decode_event,
-    event_line,
-)
+from pratima_iscsi.control.events import AnyEvent, decode_event, event_line
 from pratima_iscsi.edges.event_sockets import EventSubscriber
 from pratima_iscsi.errors import RemoteProtocolError
 from pratima_iscsi.limits import MONITOR_REFRESH_SECONDS
@@ -78,15 +72,14 @@ def print_changes(subscriber: EventSubscriber, sources: Sequence[str]) -> None:
     model = Model(sources, time.monotonic())
 
     def heard(source: str, event: AnyEvent) -> None:
-        if isinstance(event, StatusEvent | SocketEvent):
-            return
         model.take(source, event, time.monotonic())
-        change = model.changes[-1]
-        at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(change.at))
-        place = " ".join(part for part in (source, change.group, change.replica) if part)
-        alarm = "ALARM " if change.alarm else ""
-        sys.stdout.write(f"{at} {place}: {alarm}{change.text}\n")
-        sys.stdout.flush()
+        while model.changes:
+            change = model.changes.popleft()
+            at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(change.at))
+            place = " ".join(part for part in (source, change.group, change.replica) if part)
+            alarm = "ALARM " if change.alarm else ""
+            sys.stdout.write(f"{at} {place}: {alarm}{change.text}\n")
+            sys.stdout.flush()
 
     while True:
         hear(subscriber, MONITOR_REFRESH_SECONDS, heard, _say_misunderstood)

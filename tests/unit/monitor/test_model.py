@@ -57,7 +57,7 @@ def test_a_daemon_that_said_goodbye_is_silent_at_once() -> None:
     assert [change.text for change in model.changes] == ["stops", "primary starts, pid 9"]
 
 
-def test_events_that_did_not_arrive_are_counted_but_not_those_of_another_run() -> None:
+def test_events_that_did_not_arrive_are_counted_also_the_first_of_a_new_run() -> None:
     model, voice = Model(["p"], 0.0), Voice()
     voice.skip(40)
     model.take("p", voice.change("before we listened nothing was missed"), 0.0)
@@ -66,7 +66,14 @@ def test_events_that_did_not_arrive_are_counted_but_not_those_of_another_run() -
     again = Voice("run2")
     again.skip(5)
     model.take("p", again.change("a new run"), 0.0)
-    assert model.sources["p"].missed == 3
+    assert model.sources["p"].missed == 3 + 5
+    assert [change.text for change in model.changes][-2:] == [
+        "a new run, whose first 5 events did not reach us",
+        "open: a new run",
+    ]
+    model.take("p", Voice("run3").change("all of it is heard"), 0.0)
+    assert model.sources["p"].missed == 3 + 5
+    assert [change.text for change in model.changes][-1] == "open: all of it is heard"
 
 
 def test_a_new_run_forgets_the_groups_of_the_old_one() -> None:

@@ -17,6 +17,7 @@ from pratima_iscsi.control.client import OperatorError
 from pratima_targetcli import __version__, standalone
 from pratima_targetcli.daemons import Daemons
 from pratima_targetcli.kernel import no_lio
+from pratima_targetcli.limits import REST_CHARACTERS_SHOWN
 from pratima_targetcli.places import DEFAULT, ENVIRONMENT, NotUnderstood, find_places
 
 PREFERENCES = "TARGETCLI_HOME"
@@ -52,6 +53,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run the program; its exit code."""
     said = parser().parse_args(words)
     try:
+        check_words(said.command)
         daemons = Daemons(find_places(said.state, os.environ))
         why = "as it was asked for" if said.standalone else no_lio()
         if not why:
@@ -65,6 +67,17 @@ def main(words: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Refuse what the shell's line would divide or drop: it knows no quotes, so each word must stay
+    one in it. A word that stands alone is the whole line. Raises NotUnderstood."""
+    for word in words:
+        if not word.strip() or (len(words) > 1 and len(word.split()) > 1):
+            raise NotUnderstood(
+                f"the shell cannot take {word[:REST_CHARACTERS_SHOWN]!r} as one word",
+                "name files and values without spaces, and leave none empty",
+            )
 
 
 def run_stock(daemons: Daemons, words: Sequence[str]) -> None:

@@ -59,10 +59,10 @@ def run(daemons: Daemons, line: str, preferences: Path, why: str) -> None:
     shell = LiveShell(None if line else str(preferences))
     root = Root(shell, daemons)
     shell.live = root
-    root.look()
     if line:
-        shell.run_cmdline(line)
+        shell.run_cmdline(line)  # which looks: a silent daemon is waited for once
         return
+    root.look()
     shell.con.display(
         f"pratima-targetcli {__version__}, standalone: {why}\nFor help on commands, type 'help'.\n"
     )

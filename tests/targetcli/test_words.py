@@ -7,6 +7,7 @@ from pathlib import Path
 import pratima_targetcli
 import pytest
 from pratima_targetcli import limits, main
+from pratima_targetcli.daemons import Daemon
 from pratima_targetcli.kernel import no_lio
 from pratima_targetcli.places import NotUnderstood, Place, find_places, node_name
 from pratima_targetcli.summaries import (
@@ -214,6 +215,36 @@ def test_a_mistake_on_the_command_line_is_a_line_and_exit_code_1(
     assert "cannot name a daemon" in err
     assert "No such path /nowhere" in err
     assert "Command not found nonsense" in err
+
+
+@pytest.mark.parametrize("word", ["name=two words", "/a\tb", "", " "])
+@pytest.mark.parametrize("root", [["--standalone"], []], ids=["standalone", "stock"])
+def test_a_word_that_the_line_would_divide_or_drop_is_refused(
+    root: list[str],
+    word: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(main, "no_lio", lambda: "")
+    monkeypatch.setattr(main, "run_stock", lambda *line: pytest.fail("it was run"))
+    monkeypatch.setattr(main.standalone, "run", lambda *line: pytest.fail("it was run"))
+    assert main.main([*root, "--state", "x", "/pratima", "create", word]) == 1
+    assert f"cannot take {word!r} as one word" in capsys.readouterr().err
+
+
+def test_a_word_that_stands_alone_is_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr(main.standalone, "run", lambda daemons, line, *_: lines.append(line))
+    assert main.main(["--standalone", "--state", "x", "/pratima/daemons ls"]) == 0
+    assert main.main(["--standalone", "--state", "x", "/pratima/daemons", "ls"]) == 0
+    assert lines == ["/pratima/daemons ls"] * 2
+
+
+def test_one_line_waits_once_for_a_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[str] = []
+    monkeypatch.setattr(Daemon, "look", lambda daemon: looks.append(daemon.name))
+    assert main.main(["--standalone", "--state", str(tmp_path), "/pratima", "ls"]) == 0
+    assert len(looks) == 1
 
 
 def test_without_targetcli_the_error_says_how_to_get_it(

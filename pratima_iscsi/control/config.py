@@ -21,6 +21,7 @@ from pratima_iscsi.control.options import (
     ServeGroup,
     ServeOptions,
     VolumeOptions,
+    check_apart,
 )
 from pratima_iscsi.control.sections import (
     NOWHERE,
@@ -119,6 +120,9 @@ def replica_options(file: ReplicaFile, base: Path) -> ReplicaDaemonOptions:
         _check_plain(address, keys)
         if not address.path and address.port == 0:
             raise UsageError("a replica on port 0", "name the port that its primaries dial")
+    events = _events(file, listen.for_events(), keys, allowed, base)
+    asked = {"--events": events.address} if events.is_asked_for and events.address else {}
+    check_apart({"--listen": listen, "--data-listen": data_listen, **asked})
     groups = tuple(
         ReplicaGroup(checked_group(group.name), _volumes(group.volume, base), group.overwrite)
         for group in file.group
@@ -135,7 +139,7 @@ def replica_options(file: ReplicaFile, base: Path) -> ReplicaDaemonOptions:
         ),
         keys=keys,
         allowed=allowed.names if allowed else {},
-        events=_events(file, listen.for_events(), keys, allowed, base),
+        events=events,
     )
 
 

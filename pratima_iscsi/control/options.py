@@ -4,6 +4,7 @@ One rule: whoever holds one of these need not check it again; keys and secrets a
 """
 
 import enum
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from pratima_iscsi import limits
 from pratima_iscsi.edges.curve import CurveKeys
 from pratima_iscsi.edges.keys import AllowList
 from pratima_iscsi.edges.link_address import LinkAddress
-from pratima_iscsi.errors import StateError
+from pratima_iscsi.errors import StateError, UsageError
 from pratima_iscsi.iscsi.chap import Account
 from pratima_iscsi.replication.states import Mode
 
@@ -135,6 +136,16 @@ class ReplicaDaemonOptions:
     allowed: Mapping[str, str] = field(default_factory=dict)
     """Name by public key of the primaries that may connect; empty: plain, on loopback."""
     events: EventOptions = EventOptions()
+
+
+def check_apart(ports: Mapping[str, LinkAddress]) -> None:
+    """Raises UsageError where two of a daemon's own options, by name, want the same port."""
+    for (one, address), (other, its) in itertools.combinations(ports.items(), 2):
+        if address.meets(its):
+            where = f"{address}" if address == its else f"{address} and {its}"
+            raise UsageError(
+                f"{one} and {other} want the same port: {where}", "give one of them another"
+            )
 
 
 def groups_directory(state: Path) -> Path:

@@ -51,6 +51,18 @@ class LinkAddress:
         """Whether the host is an IPv6 address."""
         return ":" in self.host
 
+    def meets(self, other: "LinkAddress") -> bool:
+        """Whether one process can surely not listen on both: one path, or one port of one host, of
+        which either may be all IPv4 or all IPv6 hosts. A name is not looked up."""
+        if self.path or other.path:
+            return self.path == other.path
+        if self.port != other.port or not self.port:
+            return False
+        any_host = "::" if self.is_ipv6 else "0.0.0.0"
+        return self.host == other.host or (
+            self.is_ipv6 == other.is_ipv6 and any_host in (self.host, other.host)
+        )
+
     def above(self) -> "LinkAddress":
         """Where data goes unless an address is given: the next port, or a path of its own."""
         if self.path:

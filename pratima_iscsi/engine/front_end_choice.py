@@ -25,7 +25,8 @@ def choose_front_end(
 ) -> tuple[FrontEnd, str]:
     """The front end that was asked for, and the reason that it is this one, in a few words.
 
-    Raises StateError where the kernel was asked for and cannot.
+    Raises StateError where the kernel was asked for and cannot, and UsageError where the portal
+    wants the port of the events.
     """
     kind, reason = options.front_end, "as asked for"
     if kind is FrontEndKind.AUTO:

@@ -3,7 +3,7 @@
 One rule: what the PDUs of a wake-up ask of the groups is submitted before their answers are sent.
 """
 
-from pratima_iscsi.control.options import ServeOptions
+from pratima_iscsi.control.options import ServeOptions, check_apart
 from pratima_iscsi.edges.portal import Portal
 from pratima_iscsi.engine.served_group import ServedGroup
 from pratima_iscsi.errors import UsageError
@@ -16,6 +16,9 @@ class PortalFrontEnd:
     name = "portal"
 
     def __init__(self, options: ServeOptions) -> None:
+        """Raises UsageError where the daemon's events want the portal's address."""
+        if options.events.address is not None:
+            check_apart({"--portal": options.portal, "--events": options.events.address})
         self._options = options
         self._groups: dict[str, ServedGroup] = {}
         self._directory = Directory.of((), () if options.account is None else (options.account,))

@@ -63,6 +63,13 @@ def test_a_portal_port_that_is_taken(place: Path) -> None:
         refuses(Primary(place, portal=f"127.0.0.1:{port}"), str(port))
 
 
+def test_a_port_that_the_same_daemon_wants_twice(place: Path) -> None:
+    port = ports(1)
+    events = f"127.0.0.1:{port}"
+    both = Primary(place, "--front-end", "portal", "--events", events, portal=events)
+    refuses(both, f"--portal and --events want the same port: {events}")
+
+
 @pytest.mark.parametrize("which", ["control", "data"])
 def test_a_replica_port_that_is_taken(place: Path, which: str) -> None:
     replica = Replica(place)

@@ -1,5 +1,6 @@
 """Configuration: what is accepted, what is refused by name, and sizes as people write them."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,45 @@ def test_what_is_wrong_for_a_replica_is_named(tmp_path: Path, text: str, says: s
     with pytest.raises(UsageError, match=says) as caught:
         replica(tmp_path, text)
     assert caught.value.next_step
+
+
+ONE_VOLUME = "[[group]]\nvolume = [{path = 'a'}]"
+KEYS = "key = 'k'\nallow = 'a'\n"
+
+
+@pytest.mark.parametrize(
+    ("ports", "says"),
+    [
+        ("data_listen = '127.0.0.1:7010'", "--listen and --data-listen"),
+        ("events = 'localhost:7010'", "--listen and --events want the same port: 127.0.0.1:7010"),
+        ("events = '127.0.0.1:7011'", "--data-listen and --events"),
+        ("data_listen = '127.0.0.1:9'\nevents = '127.0.0.1:9'", "--data-listen and --events"),
+        ("listen = 'ipc:///run/r'\ndata_listen = 'ipc:///run/r'", "--listen and --data-listen"),
+        ("data_listen = '0.0.0.0:7010'\n" + KEYS, "port: 127.0.0.1:7010 and 0.0.0.0:7010"),
+        ("listen = '[::]:9'\ndata_listen = '[::1]:9'\n" + KEYS, "--listen and --data-listen"),
+    ],
+)
+def test_two_options_that_want_one_port_are_both_named(
+    tmp_path: Path, ports: str, says: str
+) -> None:
+    write_keys(tmp_path / "k")
+    (tmp_path / "a").write_bytes((tmp_path / "k.pub").read_bytes())
+    with pytest.raises(UsageError, match=re.escape(says)):
+        replica(tmp_path, f"state = 's'\n{ports}\n{ONE_VOLUME}")
+
+
+@pytest.mark.parametrize(
+    "ports",
+    [
+        "data_listen = '127.0.0.1:7012'",  # the usual events port: given up with an alarm
+        "data_listen = '127.0.0.2:7010'",
+        "data_listen = '[::1]:7010'",
+        "listen = 'ipc:///run/r'\ndata_listen = '127.0.0.1:7010'",
+        "events = 'none'",
+    ],
+)
+def test_ports_that_can_be_had_together_are_taken(tmp_path: Path, ports: str) -> None:
+    assert replica(tmp_path, f"state = 's'\n{ports}\n{ONE_VOLUME}").groups
 
 
 def test_a_missing_or_endless_file_is_named(tmp_path: Path) -> None:

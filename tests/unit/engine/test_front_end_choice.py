@@ -1,17 +1,18 @@
 """Which front end a daemon gets, and what it says of the choice."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
 
-from pratima_iscsi.control.options import FrontEndKind, ServeOptions
+from pratima_iscsi.control.options import EventOptions, FrontEndKind, ServeOptions
 from pratima_iscsi.edges import kernel_target
 from pratima_iscsi.edges.directory import DiskDirectory
 from pratima_iscsi.edges.link_address import parse_address
 from pratima_iscsi.engine import front_end_choice
 from pratima_iscsi.engine.front_end_choice import choose_front_end
 from pratima_iscsi.engine.process import Events
-from pratima_iscsi.errors import StateError
+from pratima_iscsi.errors import StateError, UsageError
 from tests.support.on_loop import on_loop
 
 
@@ -44,6 +45,25 @@ async def test_the_portal_asked_for_is_the_portal(
 ) -> None:
     monkeypatch.setattr(front_end_choice, "why_not", lambda: "")
     assert await chosen(FrontEndKind.PORTAL, tmp_path) == ("portal", "as asked for")
+
+
+@pytest.mark.parametrize("kind", [FrontEndKind.PORTAL, FrontEndKind.AUTO])
+@on_loop
+async def test_the_portals_address_is_not_that_of_the_events(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: FrontEndKind
+) -> None:
+    monkeypatch.setattr(front_end_choice, "why_not", lambda: "not root")
+    portal = parse_address("127.0.0.1:3260")
+    for events, clashes in (("127.0.0.1:3260", True), ("127.0.0.1:3261", False)):
+        chosen = EventOptions(parse_address(events), is_asked_for=True)
+        made = ServeOptions(Path("p"), portal, (), front_end=kind, events=chosen)
+        directory = DiskDirectory.open_at(tmp_path)
+        with contextlib.ExitStack() as raised:
+            if clashes:
+                words = "--portal and --events want the same port: 127.0.0.1:3260"
+                raised.enter_context(pytest.raises(UsageError, match=words))
+            choose_front_end(made, Events(), directory, bytes(16))
+        directory.close()
 
 
 @on_loop

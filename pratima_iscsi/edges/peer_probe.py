@@ -20,6 +20,7 @@ SIGNATURE: Final = b"\xff\0\0\0\0\0\0\0\1\x7f"
 
 _HELLO: Final = SIGNATURE + b"\x03"
 """As much of a greeting as makes a peer tell its mechanism, not enough for it to refuse ours."""
+_SHOWN_BYTES_MAX: Final = 16
 _REQUEST: Final = b"GET / HTTP/1.0\r\n\r\n"
 
 
@@ -98,7 +99,10 @@ def _spoken(said: bytes) -> str:
         return "speaks SSH"
     if said.startswith(b"\x15\x03"):
         return "speaks TLS"
-    return f"says {said[:16]!r}"
+    shown = said[:_SHOWN_BYTES_MAX].rstrip(b"\r\n")
+    if all(0x20 <= byte < 0x7F for byte in shown):
+        return f"says {shown.decode()!r}"
+    return "says what is no text"  # which may differ each time: a reason must not
 
 
 def _cause(error: OSError) -> str:

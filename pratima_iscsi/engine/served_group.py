@@ -137,8 +137,9 @@ class ServedGroup:
 
     def connect(self) -> None:
         """Begin to seek the replicas, and keep the lag's clock."""
-        for link in self.links:
-            link.connect()
+        for link, sockets in zip(self.engine.backstore.links, self.links, strict=True):
+            link.sought()
+            sockets.connect()
         self.engine.turn()
         self._sample()
 
@@ -187,7 +188,7 @@ class LinkEvents:
 
     def on_violation(self, error: RemoteProtocolError) -> None:
         """The replica sent what is no control message."""
-        self._engine.control_down(self._index, f"not understood: {error}")
+        self._engine.violation(self._index, f"not understood: {error}")
 
     def on_data_ready(self) -> None:
         """The data channel stands."""

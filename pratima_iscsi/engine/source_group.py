@@ -342,6 +342,11 @@ class SourceGroup:
         self.backstore.links[link].unreachable(reason, time.monotonic())
         self.turn()
 
+    def violation(self, link: int, reason: str) -> None:
+        """The replica sent what is no message."""
+        self.backstore.links[link].break_off(reason, time.monotonic())
+        self.turn()
+
     def data_ready(self, link: int) -> None:
         """The session's data channel is up."""
         session = self.sessions.get(link)

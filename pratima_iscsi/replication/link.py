@@ -92,7 +92,7 @@ class Link(LinkCover):
             if now >= self.retry_at:
                 self._greet(now)
         elif self.connection in (Connection.GREETING, Connection.OPENING):
-            if now >= self.deadline:
+            if self.reached and now >= self.deadline:
                 self.lose("the replica does not answer", now)
         elif self.live:
             self._keep_alive(now)
@@ -104,7 +104,7 @@ class Link(LinkCover):
         if self.connection in _RETRIED:
             return self.retry_at
         if self.connection in (Connection.GREETING, Connection.OPENING):
-            return self.deadline
+            return self.deadline if self.reached else now + limits.BACKOFF_SECONDS_MAX
         if self.live:
             due = min(self.ping_at, self.heard_at + limits.PEER_DEAD_SECONDS)
             if self.connection is Connection.SILENT:
@@ -344,14 +344,24 @@ class Link(LinkCover):
         if self.session and session == self.session:
             self.lose(reason, now)
 
+    def sought(self) -> None:
+        """A control connection is dialled from now on; ``reachable`` or ``unreachable`` follows."""
+        self.reached = False
+
     def reachable(self, now: float) -> None:
         """The control connection stands: greet now; what was sent before it stood is lost."""
+        self.reached = True
         if self.connection in (Connection.WAITING, Connection.GREETING):
             self.connection = Connection.WAITING
             self.retry_at = now
 
     def unreachable(self, reason: str, now: float) -> None:
         """There is no control connection."""
+        self.reached = False
+        self.break_off(reason, now)
+
+    def break_off(self, reason: str, now: float) -> None:
+        """No session can be had for now, nor can one go on."""
         if self.connection is Connection.WAITING:
             self.connect_state(Connection.WAITING, reason)
         elif self.live or self.connection in (Connection.GREETING, Connection.OPENING):

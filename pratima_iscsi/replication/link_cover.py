@@ -54,6 +54,9 @@ class LinkCover:
         self.options = options
         self.connection = Connection.WAITING
         self.reason = "not connected yet"
+        self.reached = True
+        """Whether a control connection stands, as far as was told; while none does, it is for who
+        dials to say how that ends, and why."""
         self.replication = Replication.TABLE
         self.queue = LinkQueue(group.log)
         self.window = Window(group.log.limit // (links + 1))

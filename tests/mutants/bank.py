@@ -59,6 +59,22 @@ MUTANTS: Final = (
         "scenario test_resync.test_a_replica_that_takes_nothing_makes_the_log_overflow_once",
     ),
     Mutant(
+        "an attempt ends by itself while no connection stands",
+        "one reason for one state: who dials knows why nobody is there",
+        _LINK,
+        "if self.reached and now >= self.deadline:",
+        "if now >= self.deadline:",
+        "scenario test_greeting.test_while_no_connection_stands_only_who_dials_says_why",
+    ),
+    Mutant(
+        "an attempt never ends by itself once a connection was lost",
+        "I11: a replica that does not answer is asked again",
+        _LINK,
+        "        self.reached = True\n        if self.connection in",
+        "        if self.connection in",
+        "scenario test_greeting.test_a_connection_that_stands_and_brings_no_answer_is_told",
+    ),
+    Mutant(
         "a write that waits for a replica is held back though nothing is under way",
         "a host that keeps few writes going waits for no company",
         _LINK,

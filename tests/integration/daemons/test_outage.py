@@ -1,5 +1,10 @@
 """The replica is away for a while: replay from the log, or a resync of what the log lost."""
 
+import contextlib
+import os
+import socket
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -169,3 +174,60 @@ def test_memory_with_large_writes_stays_bounded_too(place: Path) -> None:
             session.drain()
             assert pair.primary.link().bwt_blocks > 0
             assert pair.primary.resident_bytes_max <= idle + log + TARGET_SLACK_BYTES
+
+
+class Stranger:
+    """A port that is not Pratima's: it accepts, says ``greeting`` and then nothing."""
+
+    def __init__(self, greeting: Callable[[], bytes]) -> None:
+        self._greeting = greeting
+        self._port = socket.create_server(("127.0.0.1", 0))
+        self.address = f"127.0.0.1:{self._port.getsockname()[1]}"
+        self.accepted: list[socket.socket] = []
+        self._thread = threading.Thread(target=self._serve, name="stranger")
+        self._thread.start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._port.accept()
+                self.accepted.append(connection)
+                with contextlib.suppress(OSError):
+                    connection.sendall(self._greeting())
+
+    def __enter__(self) -> "Stranger":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._port.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        for connection in (*self.accepted, self._port):
+            connection.close()
+
+
+@pytest.mark.parametrize(
+    ("greeting", "reason"),
+    [
+        (lambda: b"", "accepts connections but says nothing: it is not Pratima"),
+        (lambda: b"\0" + os.urandom(64), "says what is no text, not ZeroMQ: it is not Pratima"),
+    ],
+    ids=["silent", "noise"],
+)
+def test_a_peer_that_is_not_pratima_is_one_reason_and_one_line_of_the_log(
+    place: Path, greeting: Callable[[], bytes], reason: str
+) -> None:
+    with Stranger(greeting) as stranger:
+        primary = Primary(place, "--replica", stranger.address, size=8 * MIB)
+        with primary:
+            primary.start()
+            # Each time that it is sought: a dial, and a connection that finds out why.
+            wait_until(lambda: len(stranger.accepted) >= 5, 60.0, "it is sought again", [primary])
+            link = primary.link()
+            assert link.state is LinkState.CONNECTING
+            assert link.reason == f"control port: {stranger.address} {reason}"
+            lines = [
+                line
+                for line in primary.output().splitlines()
+                if f"replica {stranger.address}: " in line
+            ]
+            assert len(lines) == 1 and reason in lines[0], lines

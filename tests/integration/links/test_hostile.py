@@ -73,6 +73,16 @@ async def _tls(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
     await writer.drain()
 
 
+async def _smtp(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"220 mx ESMTP\r\n")
+    await reader.read()
+
+
+async def _noise(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"\0" + os.urandom(64))
+    await reader.read()
+
+
 async def _silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await reader.read()
     await asyncio.Event().wait()
@@ -95,6 +105,8 @@ async def _half_greeting(reader: asyncio.StreamReader, writer: asyncio.StreamWri
         (_patient_http, "speaks HTTP, not ZeroMQ"),
         (_ssh, "speaks SSH, not ZeroMQ"),
         (_tls, "speaks TLS, not ZeroMQ"),
+        (_smtp, "says '220 mx ESMTP', not ZeroMQ"),
+        (_noise, "says what is no text, not ZeroMQ: it is not Pratima"),
         (_silent, "says nothing: it is not Pratima"),
         (_hangs_up, "closes connections at once"),
         (_half_greeting, "it does speak ZeroMQ: is this its port"),

@@ -109,6 +109,8 @@ EVENTS = (
     "data lost",
     "reachable",
     "unreachable",
+    "sought",
+    "violation",
     "tick",
     "late tick",
     "reconnect",
@@ -148,6 +150,10 @@ def happen(group: Backstore, event: str, now: float) -> None:
             link.reachable(now)
         case "unreachable":
             link.unreachable("nobody there", now)
+        case "sought":
+            link.sought()
+        case "violation":
+            link.break_off("not understood", now)
         case "tick":
             group.tick(now)
         case "late tick":

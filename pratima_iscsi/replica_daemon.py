@@ -129,6 +129,7 @@ class ReplicaDaemon:
             loop=self._loop,
             tell=self._tell,
             notice=self._notice,
+            allowed=self.options.allowed,
         )
         held = opened.store.state.group_name
         if opened.store.state.bound and held != group.name:

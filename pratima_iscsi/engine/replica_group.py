@@ -10,8 +10,9 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Final
 
 from pratima_iscsi import limits
 from pratima_iscsi.edges.files import NO_ROOM
@@ -23,6 +24,9 @@ from pratima_iscsi.errors import PratimaError
 from pratima_iscsi.replication import sink_effects as fx
 from pratima_iscsi.replication.messages import Closed, Grow, Hello, Message, Ping
 from pratima_iscsi.replication.sink import Sink
+
+PLAIN: Final = "the primary"
+"""Whoever connects without keys, in reasons."""
 
 Tell = Callable[[bytes, Message], None]
 Listener = Callable[[str, fx.Notice], None]
@@ -44,8 +48,11 @@ class ReplicaGroup:
         loop: asyncio.AbstractEventLoop,
         tell: Tell,
         notice: Listener,
+        allowed: Mapping[str, str],
     ) -> None:
+        """``allowed``: name by public key of those who may connect."""
         self.name = name
+        self._allowed = allowed
         self.store = recover()
         self.volumes = volumes
         self.node = node
@@ -136,7 +143,8 @@ class ReplicaGroup:
         if sink.session is not self._session:
             self._session = sink.session
             if sink.session is not None:
-                self._report("session", f"open with {sink.session.user or 'the primary'}")
+                user = sink.session.user
+                self._report("session", f"open with {self._allowed.get(user) or user or PLAIN}")
         if now is before:
             return
         self._durable = now

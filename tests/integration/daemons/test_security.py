@@ -52,6 +52,7 @@ def test_keys_on_both_sides_let_them_talk(place: Path) -> None:
         replica.launch()
         primary.start()
         primary.wait_synced(replica)
+        assert replica.said("session: open with a\n"), "by its name on the list, not by its key"
         with Load(primary) as load:
             load.wait(100)
             replica.kill()

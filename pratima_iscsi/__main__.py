@@ -1,6 +1,25 @@
-"""``python -m pratima_iscsi``: the same as ``pratima``."""
+"""Where ``pratima`` begins, as a command and as ``python -m pratima_iscsi``.
 
-from pratima_iscsi.cli import main
+One rule: Ctrl-C ends it at once and quietly, from here on and through all imports, until something
+is under way that has an end of its own: a daemon's loop, or a picture on a terminal. So nothing is
+imported here that takes time.
+"""
+
+import os
+import signal
+
+from pratima_iscsi import EXIT_INTERRUPTED
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored
+        # No KeyboardInterrupt: whatever is just being imported might show it, or swallow it.
+        signal.signal(signal.SIGINT, lambda *_: os._exit(EXIT_INTERRUPTED))
+    from pratima_iscsi.cli import main as run  # what takes its time
+
+    run()
+
 
 if __name__ == "__main__":
     main()

@@ -8,6 +8,7 @@ import asyncio
 import os
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import NoReturn
 
 from pratima_iscsi import __version__, limits
@@ -57,7 +58,7 @@ from pratima_iscsi.replication.wire import HEADER, PROTOCOL_VERSION
 def run(options: ReplicaDaemonOptions) -> int:
     """Keep the replicas until SIGTERM or SIGINT; the exit code. Raises OperatorError."""
     log_to_stderr()
-    return run_loop(_main(options))
+    return run_loop(partial(_main, options))
 
 
 class ReplicaDaemon:

@@ -7,6 +7,7 @@ everything that could refuse it was asked.
 import asyncio
 import os
 import time
+from functools import partial
 from typing import Final
 
 from pratima_iscsi import __version__
@@ -45,7 +46,7 @@ NOT_CLEAN: Final = 1
 def run(options: ServeOptions) -> int:
     """Serve until SIGTERM or SIGINT; the exit code. Raises OperatorError."""
     log_to_stderr()
-    return run_loop(_main(options))
+    return run_loop(partial(_main, options))
 
 
 class TargetDaemon(SourceVerbs):

@@ -11,7 +11,7 @@ from typing import Final, NoReturn
 
 import click
 
-from pratima_iscsi import __version__, hot_path
+from pratima_iscsi import EXIT_INTERRUPTED, __version__, hot_path
 from pratima_iscsi.cli.lazy import LazyGroup
 from pratima_iscsi.errors import OperatorError
 
@@ -34,7 +34,6 @@ COMMANDS: Final = (
 """Each in the module of its name, which is imported when the command is asked for."""
 
 EXIT_USAGE: Final = 2
-EXIT_INTERRUPTED: Final = 130
 
 
 @click.group(

@@ -1,5 +1,6 @@
 """``pratima monitor``: watch daemons live."""
 
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -60,11 +61,18 @@ def command(
         if as_json:
             print_events(subscriber)
         elif sys.stdout.isatty():
+            _put_right_when_interrupted()
             draw(subscriber, names, Console(highlight=False))
         else:
             print_changes(subscriber, names)
     finally:
         subscriber.close()
+
+
+def _put_right_when_interrupted() -> None:
+    """From here on Ctrl-C is an exception, for the terminal is not as it was."""
+    if callable(signal.getsignal(signal.SIGINT)):  # else it is ignored, and stays so
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _with_short_names(daemons: list[Watched]) -> list[Watched]:

@@ -13,7 +13,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -33,17 +33,20 @@ for each command makes any. Python's own 700 is less than what the ordered log h
 LOG = logging.getLogger("pratima")
 
 
-def run_loop(main: Coroutine[object, object, int]) -> int:
-    """Run a daemon's main coroutine, on uvloop where it is installed; its exit code."""
+def run_loop(main: Callable[[], Coroutine[object, object, int]]) -> int:
+    """Run a daemon's main coroutine, on uvloop where it is installed; its exit code.
+
+    It is made only once there is a loop: an interrupt before that leaves nothing behind.
+    """
     gc.freeze()  # what is loaded by now stays: no collection need look at it
     gc.set_threshold(GARBAGE_THRESHOLD)
     keep_freed_memory()
     with contextlib.suppress(ImportError):
         uvloop = importlib.import_module("uvloop")
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(main)
+            return runner.run(main())
     with asyncio.Runner() as runner:
-        return runner.run(main)
+        return runner.run(main())
 
 
 def until_signalled(loop: asyncio.AbstractEventLoop) -> asyncio.Event:

@@ -9,7 +9,8 @@ from typing import Final
 
 from pratima_iscsi.errors import RemoteProtocolError
 from pratima_iscsi.iscsi.directory import PORTAL_GROUP_TAG
-from pratima_iscsi.iscsi.negotiation import Offer
+from pratima_iscsi.iscsi.login import AUTH_METHOD, CHAP_KEYS, DECLARED_KEYS, IDENTITY_KEYS
+from pratima_iscsi.iscsi.negotiation import MAY_CHANGE, RULES, Offer
 from pratima_iscsi.iscsi.pdu import (
     ASYNC_EVENT_SHIFT,
     ASYNC_LOGOUT_REQUEST,
@@ -42,10 +43,16 @@ TEXT_TAG: Final = 1
 
 
 def nop_out(session: Session, request: Request, data: Buffer) -> None:
-    """NOP-Out: echo a ping; pass over the answer to ours (RFC 7143 11.18)."""
+    """NOP-Out: echo a ping; pass over the answer to ours (RFC 7143 11.18).
+
+    A discovery session is there for SendTargets, and for no ping of the initiator's (4.3).
+    """
     if request.itt == RESERVED_TAG:
         if not request.opcode & IMMEDIATE:
             raise RemoteProtocolError("a NOP-Out without an ITT is not immediate")
+        return
+    if session.logged_in.target is None:
+        session.reject(request, RejectReason.PROTOCOL_ERROR)
         return
     echo = bytes(data[: session.send_segment_bytes_max])
     session.send(Opcode.NOP_IN, lun=request.lun, itt=request.itt, word20=RESERVED_TAG, data=echo)
@@ -69,6 +76,9 @@ def request_logout(session: Session, seconds: int) -> None:
 def text(session: Session, request: Request, data: Buffer) -> None:
     """Text Request, in parts in either direction (RFC 7143 11.10 and 11.11)."""
     continues = request.word20 != RESERVED_TAG
+    if continues and request.word20 != session.text_tag:
+        session.reject(request, RejectReason.INVALID_FIELD)  # a tag that we have not given
+        return
     if not continues:
         session.text_received = b""
         session.text_to_send = b""
@@ -82,7 +92,7 @@ def text(session: Session, request: Request, data: Buffer) -> None:
     if request.flags & CONTINUE:
         if request.flags & FINAL:
             raise RemoteProtocolError("F and C are both set in a text request")
-        session.send(Opcode.TEXT_RESPONSE, flags=0, itt=request.itt, word20=TEXT_TAG)
+        _respond(session, request, 0, TEXT_TAG)
         return
     pairs = decode(session.text_received)
     session.text_received = b""
@@ -100,7 +110,16 @@ def _send_text(session: Session, request: Request) -> None:
         flags, tag = FINAL, RESERVED_TAG
     else:
         flags, tag = 0, TEXT_TAG
-    session.send(Opcode.TEXT_RESPONSE, flags=flags, itt=request.itt, word20=tag, data=part)
+    _respond(session, request, flags, tag, part)
+
+
+def _respond(session: Session, request: Request, flags: int, tag: int, data: bytes = b"") -> None:
+    session.text_tag = tag
+    session.send(Opcode.TEXT_RESPONSE, flags=flags, itt=request.itt, word20=tag, data=data)
+
+
+LOGIN_KEYS: Final = IDENTITY_KEYS | CHAP_KEYS | {AUTH_METHOD} | (frozenset(RULES) - {MAY_CHANGE})
+"""Keys that we understand, and whose use ends with the login (RFC 7143 13)."""
 
 
 def _answer_text(session: Session, pairs: Pairs) -> Pairs:
@@ -108,12 +127,12 @@ def _answer_text(session: Session, pairs: Pairs) -> Pairs:
     for key, value in pairs:
         if key == "SendTargets":
             answer += _send_targets(session, value)
-        elif key == "MaxRecvDataSegmentLength":
+        elif key == MAY_CHANGE:
             offer = Offer()
             offer.answer(key, value)
             session.send_segment_bytes_max = offer.parameters.send_segment_bytes_max
-        else:
-            answer.append((key, NOT_UNDERSTOOD))
+        elif key not in DECLARED_KEYS:
+            answer.append((key, REJECT if key in LOGIN_KEYS else NOT_UNDERSTOOD))
     return answer
 
 

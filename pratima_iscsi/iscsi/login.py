@@ -14,13 +14,14 @@ from pratima_iscsi.errors import RemoteProtocolError
 from pratima_iscsi.iscsi.chap import Account, AuthenticationError, Authenticator
 from pratima_iscsi.iscsi.directory import PORTAL_GROUP_TAG, Directory, ServedTarget, SessionKey
 from pratima_iscsi.iscsi.names import normalized_initiator
-from pratima_iscsi.iscsi.negotiation import Offer, Parameters
+from pratima_iscsi.iscsi.negotiation import FIRST_BURST, Offer, Parameters
 from pratima_iscsi.iscsi.pdu import CONTINUE, TRANSIT, LoginStatus, Request, Stage
 from pratima_iscsi.iscsi.text import NONE, Pairs, decode
 from pratima_iscsi.limits import LOGIN_EXCHANGES_MAX, TEXT_BYTES_MAX
 from pratima_iscsi.operations import Buffer
 
 CHAP: Final = "CHAP"
+AUTH_METHOD: Final = "AuthMethod"
 CHAP_KEYS: Final = frozenset({"CHAP_A", "CHAP_I", "CHAP_C", "CHAP_N", "CHAP_R"})
 IDENTITY_KEYS: Final = frozenset({"InitiatorName", "SessionType", "TargetName"})
 DECLARED_KEYS: Final = frozenset({"InitiatorAlias"})
@@ -78,6 +79,7 @@ class Login:
         "_exchanges",
         "_first",
         "_initiator",
+        "_named",
         "_offer",
         "_partial",
         "_stage",
@@ -92,6 +94,8 @@ class Login:
         self._stage = Stage.SECURITY
         self._partial = b""
         self._initiator = ""
+        self._named = ""
+        """The target that was named first; to a discovery session it means nothing."""
         self._target: ServedTarget | None = None
         self._authenticated = False
         self._authenticator: Authenticator | None = None
@@ -126,6 +130,7 @@ class Login:
         pairs: Pairs = []
         if not self._initiator:
             pairs += self._identify(request, dict(keys))
+            self._named = dict(keys).get("TargetName", "").lower()
         pairs += self._answer(dict(keys))
         return self._conclude(request, pairs)
 
@@ -227,13 +232,14 @@ class Login:
 
     def _answer(self, keys: dict[str, str]) -> Pairs:
         pairs: Pairs = []
-        for key, value in keys.items():
+        # What bounds a first burst is settled before it, wherever in the text it stands.
+        for key, value in sorted(keys.items(), key=lambda pair: pair[0] == FIRST_BURST):
             if key in IDENTITY_KEYS:
                 if self._exchanges > 1 and not self._is_first(key, value):
                     raise RemoteProtocolError(f"{key} changed during the login")
             elif key in CHAP_KEYS or key in DECLARED_KEYS:
                 continue
-            elif key == "AuthMethod":
+            elif key == AUTH_METHOD:
                 pairs.append((key, self._choose_method(value)))
             else:
                 answer = self._offer.answer(key, value)
@@ -249,7 +255,7 @@ class Login:
         if key == "InitiatorName":
             return value.lower() == self._initiator
         if key == "TargetName":
-            return self._target is not None and value.lower() == self._target.name
+            return value.lower() == self._named
         return value == ("Normal" if self._target else "Discovery")
 
     def _choose_method(self, value: str) -> str:

@@ -21,10 +21,15 @@ CRC32C: Final = "CRC32C"
 YES: Final = "Yes"
 NO: Final = "No"
 
+FIRST_BURST: Final = "FirstBurstLength"
+
 SEGMENT_BYTES_LOWEST: Final = 512
 SEGMENT_BYTES_HIGHEST: Final = (1 << 24) - 1
 SECONDS_HIGHEST: Final = 3600
 COUNT_HIGHEST: Final = 65535
+PROTOCOL_LEVEL: Final = 1
+"""That of RFC 7143 itself; RFC 7144 would be 2."""
+PROTOCOL_LEVEL_HIGHEST: Final = 31
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,8 @@ class Offer:
         self._seen: set[str] = set()
 
     def answer(self, key: str, value: str) -> str | None:
-        """Our value for an offered key, or None where a declaration needs no answer.
+        """Our value for an offered key, or None where a declaration needs no answer. A first burst
+        is answered no longer than the burst is by then (RFC 7143 13.14).
 
         ``RemoteProtocolError`` when it was negotiated before or when a declaration is illegal.
         """
@@ -72,6 +78,9 @@ class Offer:
         if outcome is None:
             return REJECT
         self.parameters = outcome.apply(self.parameters)
+        if key == FIRST_BURST:
+            self.parameters = self.concluded()
+            return str(self.parameters.first_burst_bytes_max)
         return outcome.answer
 
     def declare(self) -> list[tuple[str, str]]:
@@ -204,7 +213,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "MaxBurstLength": _burst_rule(
         BURST_BYTES_MAX, lambda p, value: replace(p, burst_bytes_max=value)
     ),
-    "FirstBurstLength": _burst_rule(
+    FIRST_BURST: _burst_rule(
         FIRST_BURST_BYTES_MAX, lambda p, value: replace(p, first_burst_bytes_max=value)
     ),
     "DefaultTime2Wait": _number(2, max, 0, SECONDS_HIGHEST),
@@ -218,6 +227,7 @@ RULES: Final[Mapping[str, Rule]] = {
     "IFMarkInt": _obsolete,
     "OFMarkInt": _obsolete,
     "TaskReporting": _list(("RFC3720",)),
+    "iSCSIProtocolLevel": _number(PROTOCOL_LEVEL, min, 0, PROTOCOL_LEVEL_HIGHEST),
 }
 """Every operational key that we understand and how its offer is answered."""
 
@@ -227,11 +237,15 @@ NOT_FOR_DISCOVERY: Final = frozenset(
         "InitialR2T",
         "ImmediateData",
         "MaxBurstLength",
-        "FirstBurstLength",
+        FIRST_BURST,
         "MaxOutstandingR2T",
         "DataPDUInOrder",
         "DataSequenceInOrder",
         "TaskReporting",
+        "iSCSIProtocolLevel",
     }
 )
 """Keys without a meaning in a discovery session (RFC 7143 13, "Irrelevant when")."""
+
+MAY_CHANGE: Final = "MaxRecvDataSegmentLength"
+"""The one of them that a session in its full feature phase may declare anew (RFC 7143 13.12)."""

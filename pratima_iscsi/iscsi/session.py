@@ -85,6 +85,7 @@ class Session(Answers):
         "functions",
         "portal_address",
         "text_received",
+        "text_tag",
         "text_to_send",
         "tsih",
     )
@@ -111,6 +112,8 @@ class Session(Answers):
         """What has come of a text request in parts."""
         self.text_to_send = b""
         """What is left to send of an answer in parts."""
+        self.text_tag = RESERVED_TAG
+        """The TTT under which a text exchange may go on; reserved: none is open."""
         self._handlers = handlers
         self._device = logged_in.target.device if logged_in.target else None
         self._parked: deque[Command] = deque()

@@ -25,6 +25,8 @@ FUA: Final = 0x08
 BYTCHK_SHIFT: Final = 1
 BYTCHK_MASK: Final = 0x03
 SERVICE_ACTION: Final = 0x1F
+NACA: Final = 0x04
+"""In every control byte: "establish ACA", which is not offered (SAM-5 5.2)."""
 
 SHORTEST_CDB: Final = 6
 LONGEST_FIXED_CDB: Final = 16

@@ -9,9 +9,9 @@ from typing import Final
 
 from pratima_iscsi.operations import Storage
 from pratima_iscsi.scsi.block_range import Handler
-from pratima_iscsi.scsi.cdb import LONGEST_FIXED_CDB, SHORTEST_CDB
+from pratima_iscsi.scsi.cdb import LONGEST_FIXED_CDB, NACA, SHORTEST_CDB
 from pratima_iscsi.scsi.device import Device
-from pratima_iscsi.scsi.opcodes import BY_CODE, SERVICE_ACTION_OPCODES, Command, find
+from pratima_iscsi.scsi.opcodes import BY_CODE, CONTROL_AT, SERVICE_ACTION_OPCODES, Command, find
 from pratima_iscsi.scsi.reservations import Conflict
 from pratima_iscsi.scsi.sense import (
     INVALID_FIELD_IN_CDB,
@@ -27,6 +27,9 @@ REPORT_LUNS: Final = 0xA0
 ATTENTION_EXEMPT: Final = frozenset({INQUIRY, REQUEST_SENSE, REPORT_LUNS})
 """Commands that a unit attention does not stop (SAM-5 5.14)."""
 
+NO_CONTROL: Final = 1 << 16
+"""Beyond any CDB: an opcode that is not there has no place for a control byte."""
+
 Settled = Callable[[], None]
 """Told once when what was aborted has settled: the task management response may go."""
 
@@ -34,11 +37,15 @@ Settled = Callable[[], None]
 class LogicalUnit(Device):
     """One LUN's device server and task manager over a ``Storage``."""
 
-    __slots__ = ("_handlers",)
+    __slots__ = ("_control_at", "_handlers")
 
     def __init__(self, storage: Storage, *, serial: str, block_size: int = 512) -> None:
         super().__init__(storage, serial=serial, block_size=block_size)
         self._handlers: list[Handler] = [self._handler_of(opcode) for opcode in range(256)]
+        self._control_at = [
+            NO_CONTROL if handler is _unknown else CONTROL_AT[opcode]
+            for opcode, handler in enumerate(self._handlers)
+        ]
 
     def _handler_of(self, opcode: int) -> Handler:
         if opcode in SERVICE_ACTION_OPCODES:
@@ -56,7 +63,11 @@ class LogicalUnit(Device):
                 _check_length(task)
             if self.attentions.pending or self.reservations.active:
                 self._admit(task)
-            self._handlers[cdb[0]](self, task)
+            opcode = cdb[0]
+            at = self._control_at[opcode]
+            if at < len(cdb) and cdb[at] & NACA:
+                raise CheckCondition(INVALID_FIELD_IN_CDB.at(at))
+            self._handlers[opcode](self, task)
         except CheckCondition as condition:
             task.fail(condition.sense)
         except Conflict:

@@ -13,7 +13,7 @@ from typing import Final
 from pratima_iscsi.scsi import capacity, inquiry, mode, provisioning, read_write, verify
 from pratima_iscsi.scsi import reservation_commands as reservation
 from pratima_iscsi.scsi.block_range import Handler, by_6, by_10, by_12, by_16
-from pratima_iscsi.scsi.cdb import SERVICE_ACTION, integer
+from pratima_iscsi.scsi.cdb import NACA, SERVICE_ACTION, integer
 from pratima_iscsi.scsi.device import Device
 from pratima_iscsi.scsi.reservations import Access
 from pratima_iscsi.scsi.sense import INVALID_FIELD_IN_CDB, LUNS_CHANGED, NO_SENSE, CheckCondition
@@ -74,8 +74,14 @@ POWER_CONDITION, LOEJ, START = 0xF0, 0x02, 0x01
 
 
 def prevent_allow(device: Device, task: Task) -> None:
-    """PREVENT ALLOW MEDIUM REMOVAL (1Eh): the medium cannot be removed anyway."""
+    """PREVENT ALLOW MEDIUM REMOVAL (1Eh): the medium cannot be removed anyway; but to prevent it is
+    to have a say over the unit, which another's persistent reservation forbids (SPC-4 5.13.1)."""
+    if task.cdb[4] & PREVENT:
+        device.reservations.check(task.nexus, Access.WRITE)
     task.done()
+
+
+PREVENT: Final = 0x03
 
 
 def report_luns(device: Device, task: Task) -> None:
@@ -222,6 +228,7 @@ def _command(
     thin_only: bool = False,
 ) -> Command:
     data = bytearray.fromhex(usage)
+    data[-1] |= NACA
     if service_action is not None:
         data[1] = data[1] & ~SERVICE_ACTION | service_action
     return Command(name, bytes(data), access, handler, service_action, thin_only)
@@ -365,6 +372,8 @@ BY_CODE: Final[Mapping[tuple[int, int | None], Command]] = {
 SERVICE_ACTION_OPCODES: Final = frozenset(
     command.opcode for command in COMMANDS if command.service_action is not None
 )
+CONTROL_AT: Final[Mapping[int, int]] = {command.opcode: command.length - 1 for command in COMMANDS}
+"""By opcode: where the control byte stands."""
 
 
 def find(cdb: bytes | bytearray | memoryview) -> Command | None:

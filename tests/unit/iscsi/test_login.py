@@ -92,6 +92,26 @@ def test_keys_may_be_split_anywhere_over_requests() -> None:
         assert desk.say(OPERATIONAL_TO_FULL, whole[cut:]).flags == OPERATIONAL_TO_FULL
 
 
+def test_the_burst_bounds_the_first_one_in_whatever_order_they_stand_rfc_7143_13_14() -> None:
+    offers = [("FirstBurstLength", "65536"), ("MaxBurstLength", "32768")]
+    for order in (offers, offers[::-1]):
+        answer = dict(Desk().say(OPERATIONAL_TO_FULL, [*IDENTITY, *order]).pairs)
+        assert (answer["FirstBurstLength"], answer["MaxBurstLength"]) == ("32768", "32768")
+
+
+def test_a_target_that_a_discovery_login_names_means_nothing_also_in_parts_rfc_7143_13_4() -> None:
+    whole = encode([IDENTITY[0], ("SessionType", "Discovery"), IDENTITY[2]])
+    for cut in (0, 9, len(whole) - 3):
+        desk = Desk()
+        if cut:
+            assert desk.say(CONTINUE | 1 << 2, whole[:cut]).status == LoginStatus.SUCCESS
+        answer = desk.say(1 << 2, whole[cut:])
+        assert answer.status == LoginStatus.SUCCESS, answer.reason
+        assert desk.say(1 << 2, [IDENTITY[2]]).status == LoginStatus.SUCCESS
+        changed = desk.say(1 << 2, [("TargetName", "iqn.2024-01.no.such:one")])
+        assert changed.status == LoginStatus.INITIATOR_ERROR
+
+
 @pytest.mark.parametrize(
     ("pairs", "status"),
     [

@@ -40,6 +40,9 @@ from pratima_iscsi.limits import BURST_BYTES_MAX, FIRST_BURST_BYTES_MAX
         ("IFMarkInt", "2048~8192", "Reject"),
         ("OFMarkInt", "2048", "Reject"),
         ("TaskReporting", "FastAbort,RFC3720", "RFC3720"),
+        ("iSCSIProtocolLevel", "2", "1"),
+        ("iSCSIProtocolLevel", "0", "0"),
+        ("iSCSIProtocolLevel", "32", "Reject"),
         ("X-com.example.thing", "1", "NotUnderstood"),
         ("RDMAExtensions", "Yes", "NotUnderstood"),
         ("MaxRecvDataSegmentLength", "65536", None),
@@ -90,7 +93,15 @@ def test_a_key_is_negotiated_once() -> None:
 def test_discovery_sessions_find_the_other_keys_irrelevant() -> None:
     offer = Offer(discovery=True)
     assert offer.answer("MaxBurstLength", "65536") == "Irrelevant"
+    assert offer.answer("iSCSIProtocolLevel", "1") == "Irrelevant"
     assert offer.answer("HeaderDigest", "CRC32C") == "CRC32C"
+
+
+def test_a_first_burst_is_answered_no_longer_than_the_burst_rfc_7143_13_14() -> None:
+    offer = Offer()
+    assert offer.answer("MaxBurstLength", "32768") == "32768"
+    assert offer.answer("FirstBurstLength", "65536") == "32768"
+    assert offer.concluded().first_burst_bytes_max == 32768
 
 
 @given(st.sampled_from(sorted(RULES)), st.text(max_size=30))

@@ -520,6 +520,37 @@ def test_a_text_request_in_parts_is_answered_when_it_is_whole() -> None:
     assert pair.initiator.finished_texts[50][0][0] == "TargetName"
 
 
+@pytest.mark.parametrize("tag", [1, 2, 0x12345678])
+def test_a_text_request_with_a_tag_that_was_not_given_is_rejected_rfc_7143_11_10_4(
+    tag: int,
+) -> None:
+    pair = Lab().pair()
+    pair.initiator.send_text([("SendTargets", "")])
+    pair.settle()
+    for _ in range(2):  # neither before nor after it can such a tag go on with anything
+        pair.send(pair.header(0x04, lengths=13, itt=50, word20=tag) + b"SendTargets=\0\0\0\0")
+        pair.initiator.cmd_sn += 1
+        pair.settle()
+    assert [reason for reason, _ in pair.initiator.rejects] == [RejectReason.INVALID_FIELD] * 2
+    itt = pair.initiator.send_text([("SendTargets", "")])
+    pair.settle()
+    assert pair.initiator.finished_texts[itt]
+
+
+def test_keys_of_the_login_are_rejected_in_the_full_feature_phase_rfc_7143_13() -> None:
+    """They are keys of the document, which are never answered NotUnderstood (6.2)."""
+    pair = Lab().pair()
+    login_keys = ["HeaderDigest", "MaxBurstLength", "AuthMethod", "TargetName", "SessionType"]
+    offers = [*((key, "None") for key in login_keys), ("X-com.example", "1")]
+    itt = pair.initiator.send_text([*offers, ("InitiatorAlias", "me")])
+    pair.settle()
+    assert pair.initiator.finished_texts[itt] == [
+        *((key, "Reject") for key in login_keys),
+        ("X-com.example", "NotUnderstood"),
+    ]
+    assert pair.run(bytes(6)).good, "nothing of it has changed anything"
+
+
 def test_unknown_requests_are_rejected_with_their_header() -> None:
     pair = Lab().pair()
     for opcode in (0x07, 0x1C, 0x3E, 0x10, 0x03):
@@ -568,6 +599,21 @@ def test_a_discovery_session_takes_no_commands() -> None:
     pair.send(pair.header(0x42, flags=0x85))
     pair.settle()
     assert pair.initiator.rejects
+
+
+def test_a_discovery_session_takes_no_ping_and_answers_ours_rfc_7143_4_3() -> None:
+    pair = Lab().pair(target="")
+    header = pair.header(Opcode.NOP_OUT | 0x40, itt=9, word20=RESERVED_TAG)
+    pair.send(header)
+    pair.settle()
+    assert pair.initiator.rejects == [(RejectReason.PROTOCOL_ERROR, header)]
+    pair.connection.tick(0.0)
+    pair.connection.tick(PING_SECONDS + 1)
+    pair.settle()
+    pair.connection.tick(PING_SECONDS + 2)
+    pair.connection.tick(PING_SECONDS + 1 + PING_TIMEOUT_SECONDS)
+    assert not pair.closing, "its answer was heard"
+    assert len(pair.initiator.rejects) == 1
 
 
 def test_the_portal_asks_for_a_logout() -> None:

@@ -296,6 +296,27 @@ def test_start_stop_and_prevent():
     lab.good(bytes((0x1E, 0, 0, 0, 1, 0)))
 
 
+def test_naca_is_refused_by_every_command_as_standard_inquiry_says():
+    """SAM-5 5.2, SPC-4 6.6.2 (NORMACA): 5/24/00, which points at the control byte."""
+    lab = Lab()
+    assert not lab.good(inquiry())[3] & 0x20
+    for command in COMMANDS:
+        cdb = bytearray(command.length)
+        cdb[0], cdb[-1] = command.opcode, 0x04
+        cdb[1] = command.service_action or 0
+        refused = lab.run(bytes(cdb) + bytes(16 - command.length))
+        assert refused.sense_triple == BAD_FIELD, command.name
+        assert refused.sense[15:] == bytes((0xC0, 0, command.length - 1)), command.name
+        assert command.usage[-1] == 0x04, "REPORT SUPPORTED OPERATION CODES: it is looked at"
+    for short in (b"\xa3\x1f\0\0\0\x04", b"\xff\0\0\0\0\x04"):
+        assert lab.run(short).sense_triple in (BAD_FIELD, (5, 0x20, 0))
+
+
+def test_naca_does_not_hide_that_a_command_is_not_there():
+    lab = Lab(thin=False)
+    assert lab.refused(b"\x42" + bytes(8) + b"\x04" + bytes(6)) == (5, 0x20, 0)
+
+
 def test_a_cdb_cut_short_is_refused():
     lab = Lab()
     assert lab.refused(b"") == (5, 0x20, 0)

@@ -97,6 +97,19 @@ def test_exclusive_access_keeps_others_from_asking_what_is_supported(action):
         lab.unit.attentions.pending.clear()
 
 
+@pytest.mark.parametrize("kind", TYPES)
+def test_medium_removal_is_allowed_by_anybody_and_prevented_by_who_may_write(kind):
+    """SPC-4 5.13.1, table of what is allowed: PREVENT ALLOW MEDIUM REMOVAL, Prevent=0 and <>0."""
+    allow, prevent = (bytes((0x1E, 0, 0, 0, flag, 0)) for flag in (0, 1))
+    lab = Pair()
+    third = lab.join("three")
+    lab.status(third, TEST_UNIT_READY)
+    assert lab.out(lab.session, RESERVE, kind=kind) == 0
+    for session, may in ((lab.session, True), (lab.other, kind >= 5), (third, False)):
+        assert lab.status(session, allow) == 0
+        assert lab.status(session, prevent) == (0 if may else CONFLICT)
+
+
 def test_a_reserve_ends_with_its_nexus_and_with_a_reset():
     lab = Pair(registered=False)
     lab.good(RESERVE_6)

@@ -137,11 +137,17 @@ class ServedGroup:
 
     def connect(self) -> None:
         """Begin to seek the replicas, and keep the lag's clock."""
-        for link, sockets in zip(self.engine.backstore.links, self.links, strict=True):
-            link.sought()
-            sockets.connect()
+        for link in self.engine.backstore.links:
+            self.seek(link)
         self.engine.turn()
         self._sample()
+
+    def seek(self, link: Link) -> None:
+        """Dial the replica now where no control connection stands: a back-off is cut short."""
+        sockets = self.links[link.index]
+        if not sockets.is_up:
+            link.sought()
+            sockets.connect()
 
     def _sample(self) -> None:
         self.clock.sample(self.engine, time.monotonic())

@@ -105,6 +105,7 @@ class SourceVerbs:
             if from_primary:
                 link.resync_from_primary(now)
             known.engine.backstore.reconnect(link.index, now)
+            known.seek(link)
 
         verb = "resync --from-primary" if from_primary else "resync"
         return self._each(verb, group, replica, act, at_work=True).told("resync of")
@@ -127,6 +128,7 @@ class SourceVerbs:
 
         def act(known: ServedGroup, link: Link, now: float) -> None:
             known.engine.backstore.reconnect(link.index, now)
+            known.seek(link)
 
         return self._each("reconnect", group, replica, act, at_work=True).told("connecting to")
 
@@ -136,6 +138,7 @@ class SourceVerbs:
         def act(known: ServedGroup, link: Link, now: float) -> None:
             known.remember(link, enabled=True)
             known.engine.backstore.enable(link.index, now)
+            known.seek(link)
 
         return self._each("enable", group, replica, act).told("enabled")
 

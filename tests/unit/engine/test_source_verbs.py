@@ -21,6 +21,17 @@ from pratima_iscsi.replication.states import Connection
 pytestmark = pytest.mark.plain  # the group's parts are the test's own
 
 
+class _Sockets:
+    """A link's sockets: how often the replica was dialled, and whether it is there."""
+
+    def __init__(self) -> None:
+        self.is_up = False
+        self.dialled = 0
+
+    def connect(self) -> None:
+        self.dialled += 1
+
+
 class Groups(SourceVerbs):
     """Groups whose primary lost power, with replicas of these names each."""
 
@@ -55,7 +66,9 @@ class Groups(SourceVerbs):
             ),
             events=SimpleNamespace(control=lambda where, verb: None),
             place=lambda link: name,
+            links=[_Sockets() for _ in replicas],
         )
+        group.seek = partial(ServedGroup.seek, cast(ServedGroup, group))
         group.remember = partial(ServedGroup.remember, cast(ServedGroup, group))
         return group
 
@@ -172,3 +185,12 @@ def test_what_was_done_before_an_error_is_carried_out() -> None:
     assert verbs.turns == turns + 1
     assert verbs.link("one", 0).connection is Connection.WAITING
     assert verbs.link("one", 1).connection is Connection.DISABLED
+
+
+@pytest.mark.parametrize("verb", ["resync", "resync --from-primary", "reconnect", "enable"])
+def test_a_verb_that_wants_a_session_dials_at_once_where_nothing_is_connected(verb: str) -> None:
+    verbs = Groups("one", replicas=("gone", "there"))
+    gone, there = cast(list[_Sockets], verbs.groups["one"].links)
+    there.is_up = True
+    VERBS[verb](verbs, "one")
+    assert (gone.dialled, there.dialled) == (1, 0)

@@ -274,13 +274,15 @@ class SourceStore:
         self._write(StoredState(state, stamp, mark))
         self._save_identity(state, stamp)
 
-    def known_size(self, name: str) -> int | None:
-        """How large the group knows its volume of this name: its file or device may have more. 0
-        where there is a group and its volumes are forgotten, None where the volume is new."""
-        volumes = self._known_volumes()
-        if not volumes:
-            return None if self.is_new else 0
-        return next((volume.size for volume in volumes if volume.name == name), None)
+    def known_size(self, name: str, among: Collection[str] = ()) -> int | None:
+        """How large the group knows its volume of this name: its file or device may have more. None
+        where the volume is new; 0 where it may not be, for the group's volumes are forgotten, or
+        one of them is not ``among`` the names that there are now: this may be its new name."""
+        known = {volume.name: volume.size for volume in self._known_volumes()}
+        if not known and self.is_new:
+            return None
+        doubtful = not known or (among and not known.keys() <= set(among))
+        return known.get(name, 0 if doubtful else None)
 
     @property
     def is_new(self) -> bool:

@@ -46,8 +46,9 @@ class GroupDisks:
             made = _Made(path, store, before, store.is_new)
             opened.callback(made.remove)
             volumes = []
+            names = [wanted.name for wanted in options.volumes]
             for wanted in options.volumes:
-                known = store.known_size(wanted.name)
+                known = store.known_size(wanted.name, among=names)
                 volume = Volume.open(wanted.path, size=wanted.size, known=known)
                 opened.callback(volume.close)
                 volumes.append(volume)

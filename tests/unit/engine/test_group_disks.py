@@ -87,6 +87,17 @@ def test_a_volume_that_is_new_to_its_group_is_made_once(place: Place) -> None:
         place.open("data", "log")
 
 
+def test_a_volume_in_the_place_of_a_known_one_is_not_made_but_taken_where_it_is(
+    place: Place,
+) -> None:
+    """It may be the known one by another name."""
+    place.open("data").close()
+    with pytest.raises(StateError, match="renamed is missing, but its group knows it"):
+        place.open("renamed")
+    (place.path / "data").rename(place.path / "renamed")
+    place.open("renamed").close()
+
+
 def test_a_group_that_does_not_open_leaves_nothing_behind(place: Place) -> None:
     (place.path / "here").write_bytes(bytes(MIB))
     (place.path / "odd").mkdir()

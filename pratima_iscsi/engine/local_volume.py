@@ -7,6 +7,7 @@ One rule: never two writers at once, so that order needs no lock.
 """
 
 import asyncio
+import contextlib
 import errno
 import time
 from collections.abc import Callable, Sequence
@@ -16,8 +17,9 @@ from pratima_iscsi import limits
 from pratima_iscsi.blocks import BLOCK_BYTES, BlockRange
 from pratima_iscsi.edges.volume import Volume
 from pratima_iscsi.engine.lane import Event, InlinePace, Job
+from pratima_iscsi.engine.syncs import Syncs
 from pratima_iscsi.engine.worker import Worker
-from pratima_iscsi.errors import StateError
+from pratima_iscsi.errors import StateError, SyncError
 from pratima_iscsi.operations import RESIZE, UPDATE, WRITE, ZERO, Buffer, Operation, ReadDone
 from pratima_iscsi.replication.effects import BlocksRead
 
@@ -34,6 +36,7 @@ class LocalVolume:
         self._queued = 0
         """Jobs of the writer's FIFO that are not done."""
         self._syncing = 0
+        self._syncs = Syncs()
         self._pace = InlinePace()
 
     @property
@@ -49,18 +52,22 @@ class LocalVolume:
         if not self._may_write_inline(operations, now):
             return False
         self._pace.begin(now)
-        self._write_all(operations)
+        if self._write_all(operations):
+            self._judge(operations)
         self._pace.end()
         return True
 
     def queue(self, operations: Sequence[Operation], done: Callable[[], None]) -> None:
         """Write these in the writer thread, after all that is queued; then ``done`` on the loop."""
 
-        def job() -> Callable[[], None]:
-            self._write_all(operations)
-            return done
+        def written() -> None:
+            self._judge(operations)
+            done()
 
-        self._enqueue(job)
+        def job() -> Callable[[], None]:
+            return written if self._write_all(operations) else done
+
+        self._enqueue(job, syncs=any(operation.fua for operation in operations))
 
     def _may_write_inline(self, operations: Sequence[Operation], now: float) -> bool:
         """Only data, and only while nothing else is under way (PROTOCOL: zeroes never inline)."""
@@ -72,24 +79,41 @@ class LocalVolume:
                 return False
         return True
 
-    def _write_all(self, operations: Sequence[Operation]) -> None:
-        volume = self.volume
+    def _write_all(self, operations: Sequence[Operation]) -> bool:
+        """Write these; whether any of them was synced."""
+        volume, synced = self.volume, False
         for operation in operations:
             try:
                 if operation.kind == RESIZE:
                     volume.keep_to(operation.length)  # there is room for it already
+                elif operation.fua:
+                    synced = True
+                    self._write_through(operation)
                 elif operation.kind == ZERO:
                     volume.punch(operation.offset, operation.length)
-                    if operation.fua:
-                        volume.sync_now()
-                elif operation.fua:
-                    volume.write_through(operation.lent or operation.payload, operation.offset)
                 else:
                     volume.pwrite(operation.lent or operation.payload, operation.offset)
             except OSError as error:
                 operation.error = error
             except StateError as error:  # it has shrunk since it made room
                 operation.error = OSError(errno.EIO, str(error))
+        return synced
+
+    def _write_through(self, operation: Operation) -> None:
+        volume, offset = self.volume, operation.offset
+        if operation.kind == ZERO:
+            volume.punch(offset, operation.length)
+            self._syncs.run(volume.sync_now)
+        else:
+            data = operation.lent or operation.payload
+            self._syncs.run(lambda: volume.write_through(data, offset))
+
+    def _judge(self, operations: Sequence[Operation]) -> None:
+        """What was synced beside a sync that failed, or after it, failed as well."""
+        if self._syncs.failure is not None:
+            for operation in operations:
+                if operation.fua and operation.error is None:
+                    operation.error = self._syncs.failure
 
     def update(self, operation: Operation, done: Callable[[bytes | None], None]) -> None:
         """Read the operation's range after every write before it, transform it, tell ``done``."""
@@ -111,48 +135,73 @@ class LocalVolume:
 
         self._enqueue(job)
 
-    def _enqueue(self, job: Job) -> None:
+    def _enqueue(self, job: Job, *, syncs: bool = False) -> None:
         self._queued += 1
 
         def finished(then: Event) -> None:
             self._queued -= 1
             then()
 
-        self._submit(self._writer.submit, job, finished)
+        self._submit(self._writer.submit, job, finished, syncs=syncs)
 
     def _submit(
         self,
         submit: Callable[[Callable[[], None]], object],
         job: Job,
         finished: Callable[[Event], None],
+        *,
+        syncs: bool = False,
     ) -> None:
+        """Run ``job`` in a thread, then ``finished`` with its event on the loop; where it
+        ``syncs``, not before it is known whether that counts."""
+
         def run() -> None:
             then = job()
-            self._loop.call_soon_threadsafe(finished, then)
+            if syncs:
+                self._syncs.settle(lambda: self._tell(finished, then))
+            else:
+                self._tell(finished, then)
 
         submit(run)
+
+    def _tell(self, finished: Callable[[Event], None], then: Event) -> None:
+        self._loop.call_soon_threadsafe(finished, then)
 
     def sync(self, done: Callable[[OSError | None], None]) -> None:
         """Fdatasync, begun after every write before this call is written; off the loop."""
         self._syncing += 1
 
         def job() -> Callable[[], None]:
+            with contextlib.suppress(SyncError):  # which is remembered
+                self._syncs.run(self.volume.sync_now)
+            return lambda: done(self._syncs.failure)
+
+        if self._queued:
+            # Behind the writes that are queued: the sync thread begins when they are through.
+            self._enqueue(lambda: lambda: self._submit_sync(job))
+        else:
+            self._submit_sync(job)
+
+    def make_room(self, size: int, done: Callable[[bool, OSError | None], None]) -> None:
+        """As ``Volume.make_room``, off the loop; it syncs, and so stands in line with the syncs."""
+        self._syncing += 1
+
+        def job() -> Callable[[], None]:
             try:
-                self.volume.fdatasync()
+                zeros = self._syncs.run(lambda: self.volume.make_room(size))
             except OSError as error:
                 failure = error
-                return lambda: done(failure)
-            return lambda: done(None)
+                return lambda: done(False, failure)
+            return lambda: done(zeros, self._syncs.failure)
 
+        self._submit_sync(job)
+
+    def _submit_sync(self, job: Job) -> None:
         def finished(then: Event) -> None:
             self._syncing -= 1
             then()
 
-        if self._queued:
-            # Behind the writes that are queued: the sync thread begins when they are through.
-            self._enqueue(lambda: lambda: self._submit(self._syncer.submit, job, finished))
-        else:
-            self._submit(self._syncer.submit, job, finished)
+        self._submit(self._syncer.submit, job, finished, syncs=True)
 
     # --- reads ---------------------------------------------------------------------------------
 

@@ -393,21 +393,27 @@ class SourceGroup:
 
     def _grow_local(self, effect: fx.GrowLocal) -> None:
         growth = self.backstore.growth
-        volume = self.volumes[effect.volume].volume
         name = self.backstore.options.volumes[effect.volume].name
 
-        def run() -> None:
-            zeros, failure = False, None
+        def grown(zeros: bool, failure: OSError | None) -> None:
+            growth.local_grown(zeros, failure, time.monotonic())
+            self.turn()
+
+        def made(zeros: bool, failure: OSError | None) -> None:
+            if failure is None:
+                self._state_writer.submit(remember, zeros)
+            else:
+                grown(zeros, failure)
+
+        def remember(zeros: bool) -> None:
+            failure = None
             try:
-                zeros = volume.make_room(effect.size)
                 self._store.remember_size(name, effect.size)
             except OSError as error:
                 failure = error
-            self._loop.call_soon_threadsafe(
-                self._and_turn, lambda: growth.local_grown(zeros, failure, time.monotonic())
-            )
+            self._loop.call_soon_threadsafe(grown, zeros, failure)
 
-        self._state_writer.submit(run)
+        self.volumes[effect.volume].make_room(effect.size, made)
 
     def grow(self, volume: int, size: int, done: GrowthDone, *, later: bool) -> None:
         """Grow a volume; ``done`` once initiators may be told, or why not. Raises OperatorError."""
@@ -439,9 +445,9 @@ class SourceGroup:
     async def _sync_volumes(self) -> bool:
         synced = True
         for volume in self.volumes:
-            try:
-                await self._loop.run_in_executor(self._state_writer, volume.volume.fdatasync)
-            except OSError as error:
+            ended: asyncio.Future[OSError | None] = self._loop.create_future()
+            volume.sync(ended.set_result)
+            if (error := await ended) is not None:
                 synced = False
                 self._report(fx.Report(None, "volume failed", f"fdatasync: {error}", alarm=True))
         return synced

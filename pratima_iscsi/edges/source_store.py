@@ -253,8 +253,8 @@ class SourceStore:
         self._save_identity(state, stamp)
 
     def remember_link(self, link: LinkState) -> None:
-        """Record one link's flags (``ever_sync``, ``synced_once``, ``enabled``); a spill that is
-        there stays believed."""
+        """Record one link's flags (``ever_sync``, ``lost_power``, ``synced_once``, ``enabled``); a
+        spill that is there stays believed."""
         stored = self._stored()
         links = list(stored.state.links)
         at = next((i for i, known in enumerate(links) if known.name == link.name), None)
@@ -264,6 +264,7 @@ class SourceStore:
             links[at] = replace(
                 links[at],
                 ever_sync=link.ever_sync,
+                lost_power=link.lost_power,
                 synced_once=link.synced_once,
                 enabled=link.enabled,
             )
@@ -273,6 +274,20 @@ class SourceStore:
         stamp = stored.stamp if believed else b""
         self._write(StoredState(state, stamp, mark))
         self._save_identity(state, stamp)
+
+    def remember_loss(self, boot_id: str) -> None:
+        """The power was lost before this boot: each link that ever waited is for the operator to
+        judge, and a crash on this boot is a crash and no loss of its own.
+
+        The second copy keeps the old boot: it has no such flags, and without them it is to say that
+        the power was lost.
+        """
+        state = self._stored().state
+        links = tuple(
+            replace(_without_tables(link), lost_power=link.lost_power or link.ever_sync)
+            for link in state.links
+        )
+        self._write(StoredState(replace(state, boot_id=boot_id, links=links)))
 
     def known_size(self, name: str, among: Collection[str] = ()) -> int | None:
         """How large the group knows its volume of this name: its file or device may have more. None

@@ -16,7 +16,12 @@ from pratima_iscsi.edges.directory import DiskDirectory
 from pratima_iscsi.edges.source_store import SourceStore
 from pratima_iscsi.edges.volume import Volume
 from pratima_iscsi.errors import StateError
-from pratima_iscsi.replication.source_state import LinkState, SourceState, VolumeState
+from pratima_iscsi.replication.source_state import (
+    LinkState,
+    SourceState,
+    StopKind,
+    VolumeState,
+)
 from pratima_iscsi.replication.states import Mode
 
 
@@ -70,6 +75,9 @@ class GroupDisks:
                     f"start with --group {state.name}, or name another --state",
                 )
             _remember(store, state, options, states)
+            if state.stop is StopKind.POWER_LOST:
+                with contextlib.suppress(OSError):  # the next start finds the same
+                    store.remember_loss(boot_id)
             opened.pop_all()
         return cls(directory, store, tuple(volumes), state, boot_id, made)
 

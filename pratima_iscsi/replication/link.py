@@ -21,6 +21,7 @@ from pratima_iscsi.replication import clean, handshake
 from pratima_iscsi.replication.effects import (
     CloseSession,
     OpenSession,
+    PersistLink,
     Report,
     SendControl,
     SendFrame,
@@ -281,8 +282,7 @@ class Link(LinkCover):
             self.transaction = None
             self.watermarks.ended_unseen(position, message.history)
             self.replicate_by(Replication.TABLE, "the replica has the END of the transaction")
-            self.synced_once = True
-            clean.ended(self)
+            self._is_whole()
         if message.consistent and self.watermarks.contradicted_by(position, message.history):
             self.doubt = Doubt.HISTORIES
             self.group.emit(Report(self.index, "digest", "the write histories differ", alarm=True))
@@ -409,12 +409,17 @@ class Link(LinkCover):
         self.last_resync = (total, total, transaction.bytes_sent)
         self.ended_id = transaction.id
         self.transaction = None
-        self.synced_once = True
-        self.lost_power = False
         self.replica_direct = False
         self.overflows = 0
         self.reason = f"in step since {end.history.position}"
         self.group.emit(Report(self.index, "resynced", f"consistent at {end.history.position}"))
+        self._is_whole()
+
+    def _is_whole(self) -> None:
+        """An END is durable at the replica."""
+        if self.lost_power or not self.synced_once:
+            self.lost_power, self.synced_once = False, True
+            self.group.emit(PersistLink(self.index))
         clean.ended(self)
 
     # --- controls --------------------------------------------------------------------------------
@@ -465,6 +470,7 @@ class Link(LinkCover):
         """The operator declares the primary's content the truth after it lost power."""
         if self.lost_power:
             self.lost_power = False
+            self.group.emit(PersistLink(self.index))  # nobody has to say it twice
             self.group.emit(Report(self.index, "resync from primary", "declared by the operator"))
         self.reconnect(now)
 

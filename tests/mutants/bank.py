@@ -350,6 +350,23 @@ MUTANTS: Final = (
         "restarts",
     ),
     Mutant(
+        "what the operator said after a power loss is forgotten in a crash",
+        "race 9: the operator decides once",
+        _LINK,
+        "            self.group.emit(PersistLink(self.index))  # nobody has to say it twice\n",
+        "",
+        "scenario test_restarts."
+        "test_the_operators_word_after_a_power_loss_stands_though_the_resync_was_cut_short",
+    ),
+    Mutant(
+        "a first sync ends the wait for the operator only until the next crash",
+        "race 9: a replica without a good copy has nothing to lose",
+        _LINK,
+        "            self.group.emit(PersistLink(self.index))\n        clean.ended(self)",
+        "            pass\n        clean.ended(self)",
+        "scenario test_restarts.test_a_first_sync_ends_the_wait_for_the_operator_over_a_kill",
+    ),
+    Mutant(
         "a word outlasts the write that came after it",
         "clean: it is about the content that the block still has",
         _COVER,

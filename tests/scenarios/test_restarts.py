@@ -77,6 +77,56 @@ def test_a_synchronous_primary_that_lost_power_waits_for_the_operator_over_resta
     scene.converge()
 
 
+def held_after_a_power_loss(*, written: bool) -> Scene:
+    """A link that waits for the operator, with writes since or without any."""
+    scene = Scene(Mode.SYNC).synced()
+    scene.wait(scene.write(1))
+    scene.source.crash(power=True)
+    scene.start_source(StopKind.POWER_LOST)
+    scene.until(lambda: scene.link.connection is Connection.HELD)
+    if written:
+        scene.wait(scene.write(2))
+    return scene
+
+
+def kill_the_source(scene: Scene) -> None:
+    """On the same boot: it comes back, and does not wait for the operator."""
+    scene.source.crash(power=False)
+    scene.start_source(StopKind.CRASHED)
+    scene.until(scene.converged)
+
+
+def test_the_operators_word_after_a_power_loss_is_not_asked_for_again_after_a_kill() -> None:
+    for written in (True, False):
+        scene = held_after_a_power_loss(written=written)
+        scene.resync_from_primary()
+        scene.until(scene.converged)
+        kill_the_source(scene)
+        scene.converge()
+
+
+def test_the_operators_word_after_a_power_loss_stands_though_the_resync_was_cut_short() -> None:
+    scene = held_after_a_power_loss(written=True)
+    scene.network.partition()
+    scene.resync_from_primary()
+    scene.rest(0.1)
+    assert not scene.converged()
+    scene.source.crash(power=False)
+    scene.network.heal()
+    scene.start_source(StopKind.CRASHED)
+    scene.until(scene.converged)
+    scene.converge()
+
+
+def test_a_first_sync_ends_the_wait_for_the_operator_over_a_kill() -> None:
+    """A replica that came back empty holds no acknowledged write."""
+    scene = held_after_a_power_loss(written=True)
+    scene.roll_back()
+    scene.until(scene.converged)
+    kill_the_source(scene)
+    scene.converge()
+
+
 def test_an_asynchronous_primary_that_lost_power_compares_by_itself() -> None:
     scene = Scene(Mode.ASYNC).synced()
     scene.wait(scene.write(1))

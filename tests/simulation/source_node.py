@@ -170,6 +170,10 @@ class SourceNode(Node):
             self.store.load(stop),
             new_id=lambda: rng.getrandbits(64) or 1,
         )
+        if stop is StopKind.POWER_LOST:
+            # The loss is stored when it is found, so that a crash on this boot is a crash.
+            self.store.state = replace(self.store.state, links=self.backstore.link_flags())
+            self.other_boot = False
         self.backstore.log.memories = FrameMemories(FRAME_BYTES, FRAME_BYTES)
         generation = self.backstore.history.position.generation
         for far in self.far:
@@ -381,7 +385,12 @@ class SourceNode(Node):
     def _persist_link(self, effect: fx.PersistLink, backstore: Backstore) -> None:
         flags = backstore.link_flags()[effect.link]
         links = tuple(
-            replace(link, enabled=flags.enabled, synced_once=flags.synced_once)
+            replace(
+                link,
+                enabled=flags.enabled,
+                lost_power=flags.lost_power,
+                synced_once=flags.synced_once,
+            )
             if link.name == flags.name
             else link
             for link in self.store.state.links

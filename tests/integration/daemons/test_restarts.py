@@ -1,10 +1,14 @@
 """Either daemon stopped or killed, and started again: what goes on, is compared, is sent."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from random import Random
 
 import pytest
 
+from pratima_iscsi.control.options import group_directory
+from pratima_iscsi.edges.source_store import DATABASE_NAME
 from pratima_iscsi.replication.states import LinkState
 from tests.integration.daemons.nodes import (
     BLOCK,
@@ -14,6 +18,7 @@ from tests.integration.daemons.nodes import (
     Pair,
     Primary,
     Replica,
+    pratima,
     same,
     wait_equal,
 )
@@ -256,4 +261,37 @@ def test_a_volume_that_is_gone_is_never_made_anew_and_the_replica_keeps_its_copy
         away.rename(volume)
         pair.primary.start()
         assert pair.primary.wait_synced(pair.replica).links[0].resync.bytes_sent == 0
+
+
+def boot_again(primary: Primary) -> None:
+    """What is stored while the primary is down is of another boot of its machine."""
+    with closing(
+        sqlite3.connect(group_directory(primary.state, "default") / DATABASE_NAME)
+    ) as database:
+        database.execute("UPDATE source SET boot_id = 'another boot'")
+        database.commit()
+
+
+def test_the_operator_is_asked_once_after_a_power_loss(place: Path) -> None:
+    """A kill on the same boot asks again only while nothing has been said."""
+    pair = Pair(place, "--mode", "sync")
+    primary = pair.primary
+    with pair.in_step():
+        with primary.login() as session:
+            session.write(0, b"a" * BLOCK)
+        primary.kill()
+        boot_again(primary)
+        primary.start()
+        primary.wait_link(lambda link: link.must_act, "held")
+        primary.kill()
+        primary.start()
+        primary.wait_link(lambda link: link.must_act, "held")
+        with primary.login() as session:
+            session.write(8, b"b" * BLOCK)
+        ran = pratima("resync", "--state", str(primary.state), "--from-primary")
+        assert ran.returncode == 0, ran.stderr
+        for _ in range(2):
+            primary.wait_link(lambda link: link.state is LinkState.SYNCED, "in step", pair.replica)
+            primary.kill()
+            primary.start()
         pair.wait_equal()

@@ -420,6 +420,32 @@ def test_a_link_is_remembered_while_running_and_a_new_one_added(tmp_path: Path) 
     ]
 
 
+def test_a_loss_of_power_is_remembered_over_a_crash_on_the_boot_after_it(tmp_path: Path) -> None:
+    stored(tmp_path, clean=False)
+    assert loaded(tmp_path, boot=OTHER_BOOT)[0].stop is StopKind.POWER_LOST
+    store = SourceStore(tmp_path)
+    store.remember_loss(OTHER_BOOT)
+    store.close()
+    state, _ = loaded(tmp_path, boot=OTHER_BOOT)
+    assert state.stop is StopKind.CRASHED
+    assert [link.lost_power for link in state.links] == [True, False], "one was always async"
+    store = SourceStore(tmp_path)
+    store.remember_link(replace(state.links[0], lost_power=False))
+    store.close()
+    assert not any(link.lost_power for link in loaded(tmp_path, boot=OTHER_BOOT)[0].links)
+
+
+def test_a_loss_of_power_is_found_again_where_the_database_that_remembers_it_is_gone(
+    tmp_path: Path,
+) -> None:
+    stored(tmp_path, clean=False)
+    store = SourceStore(tmp_path)
+    store.remember_loss(OTHER_BOOT)
+    store.close()
+    (tmp_path / DATABASE_NAME).unlink()
+    assert loaded(tmp_path, boot=OTHER_BOOT)[0].stop is StopKind.POWER_LOST
+
+
 def test_remembering_a_link_does_not_make_an_edited_spill_believed(tmp_path: Path) -> None:
     stored(tmp_path)
     edit(tmp_path, "UPDATE source SET sequence = 43")

@@ -14,7 +14,7 @@ from pratima_iscsi.limits import VERIFY_BYTES_MAX
 from pratima_iscsi.operations import COUNTED, WRITE, RecordKind
 from pratima_iscsi.positions import NO_GENERATION
 from pratima_iscsi.records import Begin, End, GenerationBegin, Verify
-from pratima_iscsi.replication.wire import Entry
+from pratima_iscsi.replication.wire import Batch, Entry
 
 _SECTOR: Final = 512
 _RESYNC: Final = frozenset({RecordKind.RESYNC, RecordKind.RESYNC_ZERO})
@@ -81,6 +81,20 @@ def check(entry: Entry, place: Place, generation: int) -> None:
         if entry.length > VERIFY_BYTES_MAX:
             raise RemoteProtocolError(f"a VERIFY of {entry.length} bytes")
         Verify.decode(entry.payload, -(-entry.length // BLOCK_BYTES))
+
+
+def check_order(batch: Batch) -> None:
+    """The generation of a frame's header holds for each of its records: so GENERATION stands first,
+    and END last. Raises RemoteProtocolError."""
+    entries = batch.entries
+    for index, entry in enumerate(entries):
+        if entry.kind == RecordKind.GENERATION:
+            begun = GenerationBegin.decode(entry.payload).generation
+            if index or begun != batch.header.generation:
+                header = batch.header.generation
+                raise RemoteProtocolError(f"generation {begun:x} inside a frame of {header:x}")
+        elif entry.kind == RecordKind.END and index < len(entries) - 1:
+            raise RemoteProtocolError("records behind END in its frame")
 
 
 def _check_range(entry: Entry, place: Place) -> None:

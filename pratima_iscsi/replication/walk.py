@@ -13,7 +13,7 @@ from pratima_iscsi.records import (
     next_history,
     seed_history,
 )
-from pratima_iscsi.replication.record_rules import check, continues
+from pratima_iscsi.replication.record_rules import check, check_order, continues
 from pratima_iscsi.replication.standing import CheckedFrame, Standing
 from pratima_iscsi.replication.wire import Batch, Entry
 
@@ -66,7 +66,7 @@ class Walk:
         self.history = self.history.at(self.sequence).begin(generation)
         self.sequence = 0
         self.digest = seed_history(generation, self.digest)
-        self.generation = self.of = generation
+        self.generation = generation
 
     def _begin(self, begin: Begin) -> None:
         self.sizes = list(begin.sizes or self.sizes)
@@ -78,7 +78,7 @@ class Walk:
     def _end(self, end: End) -> None:
         self.history, self.digest = end.history, end.digest
         self.sequence = end.history.position.sequence
-        self.generation = self.of = end.history.position.generation
+        self.generation = end.history.position.generation
         self.ended, self.transaction, self.direct = end.transaction, 0, False
         self.consistent = True
 
@@ -86,6 +86,8 @@ class Walk:
         """Walk over the whole of ``batch``. Raises RemoteProtocolError as ``take`` does."""
         for entry in batch.entries:
             self.take(entry)
+        if not self.plain:
+            check_order(batch)
         after = self._standing(batch.header.incarnation, batch.last_n)
         writes = batch.entries if self.plain else ()
         return CheckedFrame(batch.header, batch.frame, writes, self.before.digest, after)

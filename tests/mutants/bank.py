@@ -294,6 +294,15 @@ MUTANTS: Final = (
         "overflow",
     ),
     Mutant(
+        "a generation may begin inside a frame",
+        "the generation of a frame's header holds for each of its records",
+        _WALK,
+        "            check_order(batch)",
+        "            pass",
+        "scenario test_frames."
+        "test_a_generation_that_begins_inside_a_frame_ends_the_session_and_changes_nothing",
+    ),
+    Mutant(
         "a direct resync is not INCONSISTENT",
         "PROTOCOL 5: INCONSISTENT is fsynced before the first apply",
         _APPLY,

@@ -6,7 +6,7 @@ from pratima_iscsi.blocks import BLOCK_BYTES
 from pratima_iscsi.errors import RemoteProtocolError
 from pratima_iscsi.operations import RecordKind as K
 from pratima_iscsi.positions import History, Position
-from pratima_iscsi.records import Record, make_record, next_history
+from pratima_iscsi.records import End, GenerationBegin, Record, make_record, next_history
 from pratima_iscsi.replication.standing import CheckedFrame, Standing
 from pratima_iscsi.replication.wire import BatchHeader
 from tests.support.frames import checked_frame, frame_of
@@ -79,6 +79,49 @@ def test_a_write_that_may_not_stand_there_rejects_the_frame(
     bad = write(4 + behind + sequence, offset, length, volume)
     with pytest.raises(RemoteProtocolError, match=reason):
         walked(*good, bad)
+
+
+def generation(new: int, last: int = 3) -> Record:
+    return make_record(K.GENERATION, payload=GenerationBegin(new, GENERATION, last).encode())
+
+
+def end(of: int) -> Record:
+    return make_record(K.END, payload=End(8, History(Position(of, 3)), b"H" * 16).encode())
+
+
+RESYNCING = Standing(GROUP, True, HERE.history, sizes=SIZES, transaction=8)
+
+
+def test_a_generation_stands_first_in_its_frame_and_an_end_last() -> None:
+    assert walked(generation(9), write(1), of=9).after.history.position == Position(9, 1)
+    assert walked(write(4), end(9), before=RESYNCING).after.history.position == Position(9, 3)
+
+
+@pytest.mark.parametrize("of", [GENERATION, 9], ids=["before", "after"])
+@pytest.mark.parametrize(
+    ("records", "before"),
+    [
+        ([write(4), generation(9, 4)], HERE),
+        ([write(4), generation(9, 4), write(1)], HERE),
+        ([make_record(K.FLUSH), generation(9), write(1)], HERE),
+        ([end(9), write(4)], RESYNCING),
+        ([end(GENERATION), write(4)], RESYNCING),
+        ([end(9), make_record(K.FLUSH)], RESYNCING),
+        ([end(GENERATION), generation(9), write(1)], RESYNCING),
+    ],
+)
+def test_a_frame_whose_header_cannot_hold_for_all_its_records_is_rejected(
+    records: list[Record], before: Standing, of: int
+) -> None:
+    """The journal would have what cannot be applied."""
+    with pytest.raises(RemoteProtocolError):
+        walked(*records, before=before, of=of)
+
+
+def test_a_generation_in_a_frame_of_another_rejects_the_frame() -> None:
+    for records in ([generation(9)], [generation(9), write(1)], [generation(9), write(4)]):
+        with pytest.raises(RemoteProtocolError):
+            walked(*records)
 
 
 def test_writes_of_another_generation_or_before_a_consistent_point_reject_the_frame() -> None:

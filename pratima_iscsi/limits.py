@@ -125,6 +125,11 @@ ZMQ_SOCKETS_MAX: Final = 16384
 """ZeroMQ sockets of one process; a link has six, monitors included."""
 CONNECTIONS_MAX: Final = 4 * SESSIONS_MAX
 """Connections to one port of a replica; one beyond is shut at once."""
+HANDSHAKES_MAX: Final = 16
+"""Connections to a replica's data port that nobody has let in yet: each may make it hold as much as
+one frame. One beyond is shut at once; whoever dialled dials again."""
+TO_REPLICA_BYTES_MAX: Final = 64 * KIB
+"""Longest control message of a source: a HELLO with every volume and the longest names."""
 CONTROL_MESSAGES_MAX: Final = 256
 """Control messages of one connection that wait on either side of a socket."""
 FRAMES_UNSENT_MAX: Final = CREDIT_BYTES_MAX // RECORD_OVERHEAD_BYTES + 1024

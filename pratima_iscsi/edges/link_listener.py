@@ -1,7 +1,8 @@
 """One listening port of a replica: bound once, watched, with a cap on its connections.
 
 One rule: a connection beyond the cap is shut before it can cost more than its descriptor. libzmq
-has no such limit, but its monitor tells each accepted descriptor.
+has no such limit, but its monitor tells each accepted descriptor. It takes as much before the
+handshake has ended as afterwards, so how many are in one is limited as well.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ import os
 import re
 import socket as sockets
 import stat
+import time
 from typing import Final
 
 import zmq
@@ -29,6 +31,35 @@ from pratima_iscsi.limits import CONNECTIONS_MAX
 _PORT: Final = re.compile(r":(\d+)$")
 
 
+class Handshakes:
+    """Which connections of a port may still be in their handshake.
+
+    libzmq tells that one has ended well and not whose, so it counts as that of the connection which
+    came last; and it ends each that has lasted for ``seconds``, so an older connection is through.
+    """
+
+    def __init__(self, limit: int, seconds: float) -> None:
+        self.limit = limit
+        self._seconds = seconds
+        self._until: dict[int, float] = {}
+        """Descriptors in the order in which they were accepted, and when each is through."""
+
+    def began(self, descriptor: int, now: float) -> bool:
+        """A connection was accepted; False: it is one too many."""
+        self._until = {known: until for known, until in self._until.items() if until > now}
+        self._until[descriptor] = now + self._seconds
+        return len(self._until) <= self.limit
+
+    def succeeded(self) -> None:
+        """One has ended well."""
+        if self._until:
+            self._until.popitem()
+
+    def closed(self, descriptor: int) -> None:
+        """A connection is gone."""
+        self._until.pop(descriptor, None)
+
+
 class Listener:
     """Watches one listening socket from before its ``bind`` to its ``close``."""
 
@@ -38,8 +69,10 @@ class Listener:
         socket: Socket,
         hook: EventHook | None,
         connections_max: int = CONNECTIONS_MAX,
+        handshakes: Handshakes | None = None,
     ) -> None:
         self._socket = socket
+        self._handshakes = handshakes
         self._hook = hook
         self._connections_max = connections_max
         self._descriptors: set[int] = set()
@@ -85,14 +118,22 @@ class Listener:
         self._address = address
 
     def _heard(self, event: SocketEvent) -> None:
+        handshakes = self._handshakes
         if event.kind is SocketEventKind.DISCONNECTED:
             self._descriptors.discard(event.value)
+            if handshakes is not None:
+                handshakes.closed(event.value)
+        elif event.kind is SocketEventKind.HANDSHAKE_SUCCEEDED:
+            if handshakes is not None:
+                handshakes.succeeded()
         elif event.kind is SocketEventKind.ACCEPTED:
             self._descriptors.add(event.value)
-            if len(self._descriptors) > self._connections_max:
-                self._shut(event.value)
+            if handshakes is not None and not handshakes.began(event.value, time.monotonic()):
+                self._shut(event.value, f"more than {handshakes.limit} handshakes")
+            elif len(self._descriptors) > self._connections_max:
+                self._shut(event.value, f"more than {self._connections_max} connections")
 
-    def _shut(self, descriptor: int) -> None:
+    def _shut(self, descriptor: int, limit: str) -> None:
         """Shut a connection through a descriptor of our own, if it still is one of this port."""
         try:
             connection = sockets.socket(fileno=os.dup(descriptor))
@@ -106,7 +147,6 @@ class Listener:
             except OSError:
                 return
         if self._hook is not None:
-            limit = f"more than {self._connections_max} connections"
             self._hook("CONNECTION_SHUT", str(self.address), limit)
 
     def _is_ours(self, connection: sockets.socket) -> bool:

@@ -21,17 +21,18 @@ from pratima_iscsi.edges.curve import (
     self_test,
 )
 from pratima_iscsi.edges.link_address import LinkAddress
-from pratima_iscsi.edges.link_listener import Listener
+from pratima_iscsi.edges.link_listener import Handshakes, Listener
 from pratima_iscsi.edges.link_sockets import EventHook, LinkContext, Socket, SocketReader
 from pratima_iscsi.errors import RemoteProtocolError, UsageError
 from pratima_iscsi.limits import (
     CONNECTIONS_MAX,
-    CONTROL_BYTES_MAX,
     CONTROL_MESSAGES_MAX,
     FAREWELL_SECONDS,
     FRAME_BYTES_MAX,
     FRAMES_UNREAD_MAX,
     HANDSHAKE_SECONDS,
+    HANDSHAKES_MAX,
+    TO_REPLICA_BYTES_MAX,
 )
 from pratima_iscsi.replication.messages import Message, ToReplica, decode_to_replica, encode
 from pratima_iscsi.replication.wire import FRAME_BYTES_LEAST
@@ -72,6 +73,7 @@ class ReplicaEndpoint:
         hook: EventHook | None = None,
         handshake_seconds: float = HANDSHAKE_SECONDS,
         connections_max: int = CONNECTIONS_MAX,
+        handshakes_max: int = HANDSHAKES_MAX,
     ) -> None:
         self._wanted = (control, control.above() if data is None else data)
         for address in self._wanted:
@@ -88,6 +90,7 @@ class ReplicaEndpoint:
         self._hook = hook
         self._handshake_seconds = handshake_seconds
         self._connections_max = connections_max
+        self._handshakes_max = handshakes_max
         self._closing: list[ZapHandler | SocketReader | Listener] = []
 
     @property
@@ -140,13 +143,13 @@ class ReplicaEndpoint:
         self._control = self._make_socket(zmq.ROUTER)
         self._control.router_mandatory = 1
         self._control.linger = int(FAREWELL_SECONDS * 1000)
-        self._control.maxmsgsize = CONTROL_BYTES_MAX
+        self._control.maxmsgsize = TO_REPLICA_BYTES_MAX
         self._control.sndhwm = self._control.rcvhwm = CONTROL_MESSAGES_MAX
-        self._control_listener = self._bind(self._control, self._wanted[0])
+        self._control_listener = self._bind(self._control, self._wanted[0], self._connections_max)
         self._data = self._make_socket(zmq.PULL)
         self._data.maxmsgsize = FRAME_BYTES_MAX
         self._data.rcvhwm = FRAMES_UNREAD_MAX
-        self._data_listener = self._bind(self._data, self._wanted[1])
+        self._data_listener = self._bind(self._data, self._wanted[1], self._handshakes_max)
         loop = asyncio.get_running_loop()
         self._control_reader = SocketReader(loop, self._control, self._read_control)
         self._closing.append(self._control_reader)
@@ -158,9 +161,10 @@ class ReplicaEndpoint:
         secure_server(socket, self._keys)
         return socket
 
-    def _bind(self, socket: Socket, address: LinkAddress) -> Listener:
+    def _bind(self, socket: Socket, address: LinkAddress, handshakes_max: int) -> Listener:
         socket.ipv6 = address.is_ipv6
-        listener = Listener(self._context, socket, self._hook, self._connections_max)
+        handshakes = Handshakes(handshakes_max, self._handshake_seconds)
+        listener = Listener(self._context, socket, self._hook, self._connections_max, handshakes)
         self._closing.append(listener)
         listener.bind(address)
         return listener

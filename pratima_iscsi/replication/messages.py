@@ -15,6 +15,7 @@ from pratima_iscsi.limits import (
     CONTROL_BYTES_MAX,
     NAME_BYTES_MAX,
     REASON_CHARACTERS_MAX,
+    TO_REPLICA_BYTES_MAX,
     VOLUMES_MAX,
 )
 
@@ -170,18 +171,18 @@ def encode(message: Message) -> bytes:
 
 def decode_to_replica(data: bytes) -> ToReplica:
     """A source's message; raises RemoteProtocolError for anything else."""
-    message: ToReplica = _decode(_to_replica, data)
+    message: ToReplica = _decode(_to_replica, data, TO_REPLICA_BYTES_MAX)
     return message
 
 
 def decode_to_source(data: bytes) -> ToSource:
     """A replica's message; raises RemoteProtocolError for anything else."""
-    message: ToSource = _decode(_to_source, data)
+    message: ToSource = _decode(_to_source, data, CONTROL_BYTES_MAX)
     return message
 
 
-def _decode(decoder: "msgspec.msgpack.Decoder[T]", data: bytes) -> T:
-    if len(data) > CONTROL_BYTES_MAX:
+def _decode(decoder: "msgspec.msgpack.Decoder[T]", data: bytes, bytes_max: int) -> T:
+    if len(data) > bytes_max:
         raise RemoteProtocolError(f"control message of {len(data)} bytes")
     try:
         return decoder.decode(data)

@@ -15,7 +15,14 @@ from pratima_iscsi.edges.curve import generate_keys
 from pratima_iscsi.edges.link_address import LinkAddress, parse_address
 from pratima_iscsi.edges.peer_probe import Finding, probe
 from pratima_iscsi.errors import StateError, UsageError
-from pratima_iscsi.limits import CONTROL_BYTES_MAX, FRAME_BYTES_MAX
+from pratima_iscsi.limits import (
+    CONNECTIONS_MAX,
+    CONTROL_BYTES_MAX,
+    FRAME_BYTES_MAX,
+    HANDSHAKES_MAX,
+    MIB,
+    TO_REPLICA_BYTES_MAX,
+)
 from pratima_iscsi.replication.messages import encode
 from pratima_iscsi.replication.wire import FRAME_BYTES_LEAST
 
@@ -237,6 +244,74 @@ def test_connections_beyond_the_cap_are_shut_and_the_others_live() -> None:
     run(main())
 
 
+CURVE_GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"CURVE".ljust(20, b"\0") + bytes(32)
+
+
+async def _say_much(address: LinkAddress, size: int) -> asyncio.StreamWriter:
+    """A stranger's command of ``size`` bytes, all but the last of it, where a key is expected."""
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    writer.write(CURVE_GREETING)
+    with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        await reader.readexactly(64)
+        writer.write(b"\x06" + size.to_bytes(8, "big") + bytes(size - 1))
+        await writer.drain()
+    return writer
+
+
+def test_strangers_in_their_handshake_are_few_at_a_time_and_the_others_live() -> None:
+    async def main() -> None:
+        ours, theirs = generate_keys(), generate_keys()
+        async with (
+            replica(keys=ours, allowed=[theirs.public], handshakes_max=4) as far,
+            source_of(far, keys=theirs, peer_key=ours.public) as near,
+        ):
+            await near.up()
+            await near.session()
+            address = far.endpoint.data_address
+            strangers = await asyncio.gather(*(_say_much(address, MIB) for _ in range(12)))
+            await far.hook.until(lambda: far.hook.count("CONNECTION_SHUT") == 8)
+            await _still_good(near, far, 1)
+            for stranger in strangers:
+                stranger.transport.abort()
+            await far.hook.until(lambda: far.hook.count("DISCONNECTED") == 12 + 2)  # its own two
+            async with source_of(far, keys=theirs, peer_key=ours.public) as another:
+                await another.up()
+                await another.session()
+
+    run(main())
+
+
+def test_a_stranger_who_stays_in_his_handshake_makes_room_when_its_time_is_over() -> None:
+    async def main() -> None:
+        async with replica(handshakes_max=1, handshake_seconds=0.3) as far, source_of(far) as near:
+            stranger = await _throw(far.endpoint.data_address, b"")
+            await far.hook.until(lambda: far.hook.count("ACCEPTED") == 1)
+            await far.hook.until(lambda: far.hook.count("DISCONNECTED") == 1)
+            await near.up()
+            await near.session()
+            await _still_good(near, far, 1)
+            stranger.transport.abort()
+
+    run(main())
+
+
+def test_a_stranger_cannot_say_much_on_the_control_port() -> None:
+    async def main() -> None:
+        keys = generate_keys()
+        async with replica(keys=keys, allowed=[keys.public]) as far:
+            before = far.hook.count("DISCONNECTED")
+            writer = await _say_much(far.endpoint.control_address, TO_REPLICA_BYTES_MAX + 1)
+            await far.hook.until(lambda: far.hook.count("DISCONNECTED") > before)
+            writer.transport.abort()
+
+    run(main())
+
+
+def test_the_memory_that_strangers_can_make_a_replica_hold_is_what_the_docs_say() -> None:
+    assert HANDSHAKES_MAX * FRAME_BYTES_MAX == 144 * MIB
+    assert CONNECTIONS_MAX * TO_REPLICA_BYTES_MAX == 16 * MIB
+
+
 def _raw(
     kind: int, address: LinkAddress
 ) -> tuple["zmq.Context[zmq.Socket[bytes]]", zmq.Socket[bytes]]:
@@ -292,7 +367,7 @@ def test_what_is_no_frame_is_a_violation_and_dropped() -> None:
     ("kind", "port", "size"),
     [
         (zmq.PUSH, "data_address", FRAME_BYTES_MAX + 1),
-        (zmq.DEALER, "control_address", CONTROL_BYTES_MAX + 1),
+        (zmq.DEALER, "control_address", TO_REPLICA_BYTES_MAX + 1),
     ],
 )
 def test_an_oversize_message_closes_its_connection_only(kind: int, port: str, size: int) -> None:

@@ -4,10 +4,18 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from pratima_iscsi.edges.link_address import LinkAddress
-from pratima_iscsi.limits import CONTROL_BYTES_MAX, FRAME_BYTES_MAX, READS_PER_TURN_MAX
-from pratima_iscsi.replication.messages import Ack, Ping, ToReplica
+from pratima_iscsi.limits import (
+    ANCESTRY_MAX,
+    CONTROL_BYTES_MAX,
+    FRAME_BYTES_MAX,
+    NAME_BYTES_MAX,
+    READS_PER_TURN_MAX,
+    VOLUMES_MAX,
+)
+from pratima_iscsi.replication.messages import Ack, Ping, ToReplica, VolumeOffer
 from pratima_iscsi.replication.wire import FRAME_BYTES_LEAST
 
 from .rig import (
@@ -256,6 +264,16 @@ def test_the_largest_messages_pass() -> None:
             await far.told.until(lambda: far.told.frames)
             assert len(far.told.frames[0]) == FRAME_BYTES_MAX
             assert CONTROL_BYTES_MAX < FRAME_BYTES_MAX
+            volume = VolumeOffer("\U0001f5b4" * NAME_BYTES_MAX, (1 << 64) - 1)
+            longest = replace(
+                hello((1 << 64) - 1),
+                group_name=volume.name,
+                volumes=(volume,) * VOLUMES_MAX,
+                ancestry=(((1 << 64) - 1, (1 << 63) - 1),) * ANCESTRY_MAX,
+            )
+            assert near.link.send_control(longest)
+            await far.told.until(lambda: far.told.messages)
+            assert far.told.messages[0][2] == longest
 
     run(main())
 

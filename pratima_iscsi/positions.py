@@ -17,6 +17,10 @@ from pratima_iscsi.limits import ANCESTRY_MAX
 UNKNOWN: Final = -1
 """The last sequence of a generation whose primary did not stop cleanly."""
 
+SEQUENCE_MAX: Final = (1 << 63) - 1
+"""The last sequence that there can be: an ancestor's is a signed number, in frames as in a source's
+database. No write comes near it, so a greater one is nonsense."""
+
 NO_GENERATION: Final = 0
 """The generation of a group that was never written."""
 

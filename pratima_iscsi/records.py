@@ -16,7 +16,7 @@ from pratima_iscsi.blocks import block_span
 from pratima_iscsi.errors import RemoteProtocolError
 from pratima_iscsi.limits import ANCESTRY_MAX, RECORD_OVERHEAD_BYTES, VOLUMES_MAX
 from pratima_iscsi.operations import Buffer, RecordKind
-from pratima_iscsi.positions import Ancestor, History, Position
+from pratima_iscsi.positions import SEQUENCE_MAX, Ancestor, History, Position
 
 ENTRY: Final = struct.Struct(">BBHIQQQ")
 """kind, flags (0), volume, payload bytes, sequence (0: not counted), offset, length in bytes"""
@@ -192,6 +192,8 @@ class End:
         transaction, generation, sequence, digest, count = _END.unpack_from(payload)
         if count > ANCESTRY_MAX or len(payload) != _END.size + count * _ANCESTOR.size:
             raise RemoteProtocolError("END: wrong length")
+        if sequence > SEQUENCE_MAX:
+            raise RemoteProtocolError(f"END at {sequence}")
         ancestry = tuple(Ancestor(*pair) for pair in _ANCESTOR.iter_unpack(payload[_END.size :]))
         return cls(transaction, History(Position(generation, sequence), ancestry), digest)
 

@@ -18,13 +18,15 @@ from pratima_iscsi.limits import (
     TO_REPLICA_BYTES_MAX,
     VOLUMES_MAX,
 )
+from pratima_iscsi.positions import SEQUENCE_MAX, UNKNOWN
 
 Name = Annotated[str, Meta(min_length=1, max_length=NAME_BYTES_MAX)]
 Text = Annotated[str, Meta(max_length=REASON_CHARACTERS_MAX)]
 Id = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Number = Annotated[int, Meta(ge=0)]
-Signed = Annotated[int, Meta(ge=-1)]
-Ancestry = Annotated[tuple[tuple[Number, Signed], ...], Meta(max_length=ANCESTRY_MAX)]
+Sequence = Annotated[int, Meta(ge=0, le=SEQUENCE_MAX)]
+Last = Annotated[int, Meta(ge=UNKNOWN, le=SEQUENCE_MAX)]
+Ancestry = Annotated[tuple[tuple[Number, Last], ...], Meta(max_length=ANCESTRY_MAX)]
 
 
 class Message(msgspec.Struct, frozen=True, tag_field="type", forbid_unknown_fields=True):
@@ -48,7 +50,7 @@ class Hello(Message, frozen=True, tag="hello"):
     incarnation: Number
     volumes: Annotated[tuple[VolumeOffer, ...], Meta(max_length=VOLUMES_MAX)]
     generation: Number
-    sequence: Number
+    sequence: Sequence
     ancestry: Ancestry
     attempt: Number
     """Counts this source's handshakes; the answer carries it back, so that an old one is known."""
@@ -69,7 +71,7 @@ class Welcome(Message, frozen=True, tag="welcome"):
     """False: the replica has never had a first sync of this group begun."""
     consistent: bool
     generation: Number
-    sequence: Number
+    sequence: Sequence
     history: Id
     """History digest at the position."""
     ancestry: Ancestry
@@ -104,7 +106,7 @@ class Ack(Message, frozen=True, tag="ack"):
     received: Number
     durable: Number
     generation: Number
-    sequence: Number
+    sequence: Sequence
     history: Id
     held: Text = ""
     """Why the replica grants no credit for now; empty: it does."""
@@ -131,7 +133,7 @@ class Ping(Message, frozen=True, tag="ping"):
 
     session: Id
     generation: Number
-    sequence: Number
+    sequence: Sequence
 
 
 class Grow(Message, frozen=True, tag="grow"):

@@ -8,7 +8,7 @@ from xxhash import xxh3_64_digest
 from pratima_iscsi.errors import RemoteProtocolError
 from pratima_iscsi.limits import BATCH_RECORDS_MAX, FRAME_BYTES_MAX, VOLUMES_MAX
 from pratima_iscsi.operations import RecordKind
-from pratima_iscsi.positions import Ancestor, History, Position
+from pratima_iscsi.positions import SEQUENCE_MAX, Ancestor, History, Position
 from pratima_iscsi.records import Begin, End, GenerationBegin, Record, Verify, make_record
 from pratima_iscsi.replication.wire import BatchHeader, decode_batch, peek_session
 from tests.support.frames import frame_of
@@ -48,7 +48,9 @@ def records(draw: st.DrawFn) -> Record:
             assert Begin.decode(begun.encode()) == begun
             return make_record(kind, payload=begun.encode())
         case RecordKind.END:
-            history = History(Position(draw(NUMBERS), draw(NUMBERS)), (Ancestor(1, -1),))
+            history = History(
+                Position(draw(NUMBERS), draw(st.integers(0, SEQUENCE_MAX))), (Ancestor(1, -1),)
+            )
             return make_record(kind, payload=End(draw(NUMBERS), history, draw(IDS)).encode())
         case RecordKind.VERIFY:
             payload = Verify(draw(NUMBERS), draw(IDS), draw(IDS)).encode()

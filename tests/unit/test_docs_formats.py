@@ -172,6 +172,7 @@ def _type_of(annotation: Any) -> str:
         messages.Name: "name",
         messages.Text: "text",
         messages.Number: "number",
+        messages.Sequence: "sequence",
         messages.Ancestry: "ancestry",
         int: "integer",
         bool: "boolean",

@@ -20,6 +20,7 @@ from pratima_iscsi.errors import StateError
 from pratima_iscsi.positions import (
     NO_RECORD,
     ORIGIN,
+    SEQUENCE_MAX,
     UNKNOWN,
     Ancestor,
     History,
@@ -145,6 +146,20 @@ def test_a_clean_stop_is_believed_again_when_nothing_was_written_since(tmp_path:
     stored(tmp_path)
     assert loaded(tmp_path)[0].stop is StopKind.CLEAN
     assert loaded(tmp_path)[0].stop is StopKind.CLEAN
+
+
+def test_the_last_position_that_there_can_be_is_stored(tmp_path: Path) -> None:
+    stored(tmp_path)
+    last = Position(GENERATION, SEQUENCE_MAX)
+    newest = replace(
+        STATE,
+        history=History(last, (Ancestor(7, SEQUENCE_MAX),)),
+        links=(replace(LINKS[0], base=last), LINKS[1]),
+    )
+    store = SourceStore(tmp_path)
+    store.save_clean(newest)
+    store.close()
+    assert loaded(tmp_path)[0] == replace(newest, stop=StopKind.CLEAN)
 
 
 def test_a_second_clean_stop_replaces_the_first(tmp_path: Path) -> None:

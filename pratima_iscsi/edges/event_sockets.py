@@ -63,6 +63,7 @@ class EventPublisher:
         keys: CurveKeys | None = None,
         allowed: Iterable[str] = (),
         on_subscriber: Callable[[], None] = lambda: None,
+        on_refused: Callable[[str], None] = lambda who: None,
         handshake_seconds: float = HANDSHAKE_SECONDS,
     ) -> None:
         self._keys = keys
@@ -73,6 +74,7 @@ class EventPublisher:
                 "give --key and --allow",
             )
         self._on_subscriber = on_subscriber
+        self._on_refused = on_refused
         self._handshake_seconds = handshake_seconds
         self._context = LinkContext()
         self._sockets: list[Socket] = []
@@ -133,7 +135,7 @@ class EventPublisher:
     def _open(self, address: LinkAddress, keys: CurveKeys | None) -> Listener:
         if self._zap is None:
             # The list is there before a port is: there is no moment without it.
-            self._zap = ZapHandler(self._context, self._allowed)
+            self._zap = ZapHandler(self._context, self._allowed, self._refused)
         socket = self._context.socket(zmq.SocketType.XPUB)
         socket.xpub_manual = 1
         socket.sndhwm = EVENTS_UNSENT_MAX
@@ -153,6 +155,10 @@ class EventPublisher:
         self._sockets.append(socket)
         self._listeners.append(listener)
         return listener
+
+    def _refused(self, event: str, address: str, what: str) -> None:
+        if self.port is not None:  # before that it is the key that the list is tried with
+            self._on_refused(f"{address}: {what}")
 
     def _close_last(self) -> None:
         self._readers.pop().close()

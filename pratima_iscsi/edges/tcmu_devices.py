@@ -125,6 +125,14 @@ class TcmuDevices:
         """Attach what is there and wanted, let go what is not there any more, come again."""
         if self._closed:
             return
+        missing = True
+        try:
+            missing = self._scan()
+        finally:
+            self._again(missing)
+
+    def _scan(self) -> bool:
+        """Whether a device could not be attached."""
         for device in list(self.devices.values()):
             device.look()
         found = our_devices(self.places)
@@ -142,7 +150,7 @@ class TcmuDevices:
             del self._complained[number]
         for device in self.devices.values():
             device.follow_size()
-        self._again(missing)
+        return missing
 
     def _again(self, soon: bool) -> None:
         """Come again: soon where a device could not be attached, else now and then.
@@ -160,7 +168,7 @@ class TcmuDevices:
     def _attach(self, number: int, name: DeviceName, served: ServedUnit) -> bool:
         try:
             self.devices[number] = Device(self, number, name, served)
-        except (OSError, RingError) as error:
+        except (OSError, RingError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             busy = isinstance(error, OSError) and self._retry_seconds >= TCMU_SCAN_SECONDS
             self._complain(number, f"device {name.name} cannot be attached: {reason}", served, busy)

@@ -24,6 +24,7 @@ async def open_publisher(
         keys=keys if options.allowed else None,
         allowed=options.allowed,
         on_subscriber=events.stream.snapshot,
+        on_refused=lambda who: events.note("events", "watcher refused", who, alarm=False),
     )
     try:
         publisher.open_local(state)

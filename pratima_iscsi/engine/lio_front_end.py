@@ -155,6 +155,10 @@ class LioFrontEnd:
                 self._tell(outcome, put_back=True)
             except StateError as error:
                 self._events.note("kernel", "not as it should be", str(error), alarm=True)
+            except Exception:
+                # A bug of ours, which must not end the watch for good, and in silence.
+                LOG.exception("the watch over the kernel's target")
+                self._events.note("kernel", "not looked at", "internal error", alarm=True)
 
     def _tell(self, outcome: Outcome, *, put_back: bool = False) -> None:
         for step in outcome.done:

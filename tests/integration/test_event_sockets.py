@@ -30,7 +30,13 @@ class Desk:
     def __init__(self, keys: CurveKeys | None = None, allowed: tuple[str, ...] = ()) -> None:
         self.came = 0
         self.arrived = asyncio.Event()
-        self.publisher = EventPublisher(keys=keys, allowed=allowed, on_subscriber=self._came)
+        self.refused: list[str] = []
+        self.publisher = EventPublisher(
+            keys=keys,
+            allowed=allowed,
+            on_subscriber=self._came,
+            on_refused=self.refused.append,
+        )
 
     def _came(self) -> None:
         self.came += 1
@@ -199,6 +205,8 @@ def test_with_keys_only_who_is_on_the_list_hears_anything() -> None:
             for other in others:
                 assert await asyncio.to_thread(other.wait, 0.3) == []
             assert desk.came == 1
+            # It dials again and again; the key that the list was tried with is not told.
+            assert set(desk.refused) == {f"127.0.0.1: key {stranger.public}"}
         finally:
             for subscriber in (allowed, *others):
                 subscriber.close()

@@ -30,7 +30,7 @@ LAIN_FOR_31_SECONDS = "device vol0: a command may have lain in its ring for 31 s
 class FakeDevice:
     """What ``UioDevice`` is to the loop, with a simulated kernel behind it."""
 
-    failing: OSError | None = None
+    failing: OSError | ValueError | None = None
     opened: ClassVar[list["FakeDevice"]] = []
 
     def __init__(self, number: int, name: DeviceName, places: Places) -> None:
@@ -199,6 +199,43 @@ async def test_a_device_that_another_has_is_tried_again_and_told_of(
     FakeDevice.failing = None
     bench.devices.scan()
     assert bench.reports[-1][0] == "attached"
+    await bench.devices.close()
+
+
+@on_loop
+async def test_devices_that_cannot_be_looked_for_are_looked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No event of the kernel comes: it has told of the device already."""
+    bench = Bench(monkeypatch)
+    found, bench.found = bench.found, {}
+    bench.devices.scan()
+    assert not bench.devices.devices
+
+    def fails(places: object) -> dict[int, DeviceName]:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tcmu_devices, "our_devices", fails)
+        with pytest.raises(OSError):
+            bench.devices.scan()
+    bench.found = found
+    await until(lambda: bool(bench.devices.devices))
+    await bench.devices.close()
+
+
+@on_loop
+async def test_a_device_whose_files_make_no_sense_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bench = Bench(monkeypatch)
+    await bench.devices.withdraw(SERIAL)
+    FakeDevice.failing = ValueError("cannot mmap an empty file")
+    bench.devices.serve(bench.served)
+    bench.devices.scan()
+    assert not bench.devices.devices
+    FakeDevice.failing = None
+    await until(lambda: bool(bench.devices.devices))
     await bench.devices.close()
 
 

@@ -216,6 +216,29 @@ async def test_what_somebody_changed_is_put_back_with_an_alarm(tmp_path: Path) -
 
 
 @on_loop
+async def test_a_bug_does_not_end_the_watch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with lab(tmp_path) as made:
+        await made.front_end.open()
+        one = await made.group("one")
+        await made.front_end.add(one)
+        before = made.lio.kernel
+        failed: list[bool] = []
+
+        def fails() -> Kernel:
+            failed.append(True)
+            raise RuntimeError("a bug")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(made.lio, "read", fails)
+            await made.until(lambda: failed, "the watch looks")
+        made.lio.kernel = Kernel()
+        await made.until(lambda: made.lio.kernel == before, "all is made anew")
+        assert "a bug" in caplog.text
+
+
+@on_loop
 async def test_what_cannot_be_mended_is_told_and_seen_to_end(tmp_path: Path) -> None:
     theirs = KernelTarget(ONE, {0: "block/sda"}, frozenset())
     async with lab(tmp_path, ModelLio(Kernel(targets={ONE: theirs}))) as made:

@@ -29,6 +29,7 @@ from pratima_iscsi.positions import NO_GENERATION
 from pratima_iscsi.records import NO_HISTORY, PACK_ENTRY, End, GenerationBegin, Record
 from pratima_iscsi.sent_batch import SentBatch, SentWrites
 
+_BEGIN = RecordKind.BEGIN
 _GENERATION = RecordKind.GENERATION
 _END = RecordKind.END
 _PLAIN: Final = frozenset({RecordKind.WRITE, RecordKind.ZERO})
@@ -295,6 +296,11 @@ class LinkQueue:
     def has_backlog(self) -> bool:
         """Whether there are unsent records beside the log's tail."""
         return bool(self._unsent)
+
+    @property
+    def begins(self) -> bool:
+        """Whether a BEGIN is what comes next."""
+        return bool(self._unsent) and self._unsent[0].entry[0] == _BEGIN
 
     @property
     def sends_tail(self) -> bool:

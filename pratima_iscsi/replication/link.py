@@ -110,7 +110,7 @@ class Link(LinkCover):
             due = min(self.ping_at, self.heard_at + limits.PEER_DEAD_SECONDS)
             if self.connection is Connection.SILENT:
                 due = self.ping_at
-            elif self.queue.has_backlog and not self.held and not self.window.is_full(self.queue):
+            elif self.queue.has_backlog and self._takes and not self.window.is_full(self.queue):
                 due = min(due, self.queue.unsent_at + limits.COALESCE_SECONDS)
             return min(due, self.resync.next_timer(now))
         return now + limits.BACKOFF_SECONDS_MAX
@@ -487,6 +487,12 @@ class Link(LinkCover):
             self.resync.pump(now)
         self.send(now)
 
+    @property
+    def _takes(self) -> bool:
+        """Whether the replica takes what comes next. One that holds us takes a BEGIN: that frees
+        what it has staged, and may be what lets it go on."""
+        return not self.held or self.queue.begins
+
     def _is_due(self, now: float) -> bool:
         """Whether what is unsent fills a batch, has waited as long as it may, or goes alone: where
         writes wait, a frame need not be full before several are under way."""
@@ -500,7 +506,7 @@ class Link(LinkCover):
 
     def send(self, now: float, *, at_once: bool = False) -> None:
         """Send whole batches, and a part of one when it has waited long enough."""
-        if self.connection is not Connection.OPEN or self.held:
+        if self.connection is not Connection.OPEN or not self._takes:
             return
         queue, window = self.queue, self.window
         while queue.unsent_count and (at_once or self._is_due(now)) and not window.is_full(queue):
@@ -513,6 +519,8 @@ class Link(LinkCover):
                 first_n, generation, batch = queue.take_batch(window.batch_bytes)
                 self._send_batch(first_n, generation, batch, now)
                 queue.unsent_at = now
+                if self.held:
+                    return
 
     def _send_batch(self, first_n: int, generation: int, batch: SentBatch, now: float) -> Buffer:
         """Send one batch of the queue's: its frame."""

@@ -644,4 +644,12 @@ MUTANTS: Final = (
         "scenario test_full_staging."
         "test_a_resync_that_begins_anew_is_not_stuck_behind_one_that_found_no_room",
     ),
+    Mutant(
+        "a BEGIN waits for the replica that holds the primary",
+        "PROTOCOL 4: a replica without room goes on once a newer BEGIN frees its staging",
+        _LINK,
+        "return not self.held or self.queue.begins",
+        "return not self.held",
+        "scenario test_full_staging.test_a_begin_goes_to_a_replica_that_holds_the_primary",
+    ),
 )

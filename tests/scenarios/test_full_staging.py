@@ -50,6 +50,20 @@ def test_a_resync_that_begins_anew_is_not_stuck_behind_one_that_found_no_room() 
     scene.converge()
 
 
+def test_a_begin_goes_to_a_replica_that_holds_the_primary() -> None:
+    scene = full()
+    choose_direct(scene)
+    scene.source.backstore.kill(0, scene.world.now)
+    scene.link.overflowed_at = scene.world.now + 5.0  # the resync begins that much later
+    scene.source.after_event()
+    scene.until(lambda: "no room" in scene.link.held)
+    assert scene.link.transaction is None
+    scene.until(lambda: scene.replica.store.state.direct)
+    leave(scene, 1 << 20)
+    scene.until(scene.converged)
+    scene.converge()
+
+
 def test_sessions_that_come_and_go_do_not_fill_the_journal_of_a_replica_without_room() -> None:
     scene = full()
     scene.rest(5.0)

@@ -94,7 +94,7 @@ class Scene:
         self.group = SourceGroup(
             self.backstore,
             cast(Any, [volume]),
-            cast(Any, None),
+            cast(Any, SimpleNamespace(remember_link=lambda flags: None)),
             "boot",
             cast(asyncio.AbstractEventLoop, loop),
             lambda report: None,

@@ -74,8 +74,6 @@ class ReplicaDaemon:
         self._context = LinkContext()
         self._groups: dict[str, ReplicaGroup] = {}
         self._directories: list[DiskDirectory] = []
-        self._sessions: dict[bytes, ReplicaGroup] = {}
-        """The group that a peer last greeted, by ROUTER id; at most CONNECTIONS_MAX."""
         self._endpoint = ReplicaEndpoint(
             self._context,
             self,
@@ -106,8 +104,11 @@ class ReplicaDaemon:
             Volume.open(volume.path, size=volume.size, create=True, grown=True, known=known)
             for volume in group.volumes
         ]
-        remember_volume_paths(directory.path, [volume.path for volume in volumes])
-
+        try:
+            remember_volume_paths(directory.path, [volume.path for volume in volumes])
+        except OSError as error:
+            reason = f"where its volumes are cannot be stored: {error.strerror}"
+            self._notice(group.name, fx.Notice("volume paths", reason, alarm=True))
         credit = min(limits.CREDIT_BYTES_MAX, limits.CREDITS_BYTES_MAX // len(self.options.groups))
 
         def recover() -> ReplicaStore:
@@ -145,7 +146,9 @@ class ReplicaDaemon:
         for group in self._groups.values():
             group.begin_close()
         for group in self._groups.values():
-            await self._loop.run_in_executor(None, group.finish)
+            failure = await self._loop.run_in_executor(None, group.finish)
+            if failure:
+                self._notice(group.name, fx.Notice("failed", failure, alarm=True))
         self._endpoint.close()
         self._context.close()
         for directory in self._directories:
@@ -168,14 +171,18 @@ class ReplicaDaemon:
                 refusal = Refused(PROTOCOL_VERSION, message.attempt, "group", reason)
                 self._tell(peer, refusal)
                 return
-            if len(self._sessions) >= limits.CONNECTIONS_MAX:
-                self._sessions.pop(next(iter(self._sessions)))
-            self._sessions[peer] = group
             group.hello(peer, user or "", message)
         elif isinstance(message, Ping | Closed | Grow):
-            known = self._sessions.get(peer)
-            if known is not None:
-                known.control(peer, message)
+            for group in self._in_session_with(peer):
+                group.control(peer, message)
+
+    def _in_session_with(self, peer: bytes) -> list[ReplicaGroup]:
+        """The groups that have their session with ``peer``, a ROUTER id; one, if it is honest."""
+        return [
+            group
+            for group in self._groups.values()
+            if group.sink.session is not None and group.sink.session.peer == peer
+        ]
 
     def on_frame(self, frame: memoryview, user: str | None) -> None:
         """A frame arrived on the data port."""
@@ -190,8 +197,9 @@ class ReplicaDaemon:
     ) -> None:
         """A peer sent what is no message: its session ends."""
         self.events.note("link", "violation", str(error), alarm=False)
-        if peer is not None and (group := self._sessions.get(peer)) is not None:
-            group.violation(str(error))
+        if peer is not None:
+            for group in self._in_session_with(peer):
+                group.violation(str(error))
 
     # --- what the control socket asks ----------------------------------------------------------
 

@@ -104,13 +104,14 @@ _decoder = msgspec.msgpack.Decoder(ReplicaState)
 class StateFile:
     """The durable ReplicaState of a directory; there is no file before the first ``save``."""
 
-    def __init__(self, directory: Directory) -> None:
-        """Reads what is there. Raises StateError if a file is there and both copies are bad."""
+    def __init__(self, directory: Directory, *, read: bool = True) -> None:
+        """Reads what is there, if it is to. Raises StateError if a file is there and both copies
+        are bad, OSError if it cannot be read."""
         self._directory = directory
         self._file: File | None = None
         self._counter = 0
         self.state = ReplicaState()
-        if directory.exists(STATE_NAME):
+        if read and directory.exists(STATE_NAME):
             self._file = directory.open(STATE_NAME)
             self._load(self._file)
 

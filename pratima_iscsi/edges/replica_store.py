@@ -135,13 +135,20 @@ class ReplicaStore:
         until they are applied. ``clock`` is wall time in ns. Look at ``state``
         afterwards: it says whether the volumes are a consistent prefix now. Raises StateError when
         the files do not belong together or another version wrote them, OSError when the disk
-        fails; then nothing is lost and it may be tried again. ``patient``: once the state is read,
-        such an error is no exception; it stands in ``unrecovered``, and the store takes nothing.
+        fails; then nothing is lost and it may be tried again. ``patient``: an OSError is not
+        raised; it stands in ``unrecovered``, and the store takes nothing.
         """
+        unread: OSError | None = None
+        try:
+            state_file = StateFile(directory)
+        except OSError as error:
+            if not patient:
+                raise
+            state_file, unread = StateFile(directory, read=False), error
         store = cls(
             directory,
             volumes,
-            StateFile(directory),
+            state_file,
             segment_bytes=segment_bytes,
             journal_bytes=journal_bytes,
             staging_bytes=staging_bytes,
@@ -151,6 +158,8 @@ class ReplicaStore:
             random_bytes=random_bytes,
         )
         try:
+            if unread is not None:
+                raise unread
             if store.state.bound:
                 store._recover()
             else:
@@ -214,7 +223,7 @@ class ReplicaStore:
 
         Not consistent before the first END. Raises StateError if the volumes do not fit.
         """
-        assert not self.state.bound and len(group) == 16 and any(group)
+        assert not (self.state.bound or self.unrecovered) and len(group) == 16 and any(group)
         shape = tuple(ReplicaVolume(name, size) for name, size in volumes)
         self._compare(shape)
         bound = ReplicaState(group, group_name, node, shape, reason="the first sync has not begun")

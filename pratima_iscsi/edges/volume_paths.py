@@ -6,6 +6,7 @@ One rule: a hint and no more; the command line comes first, and the state says w
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +19,9 @@ PATHS_NAME: Final = "volume-paths"
 def remember_volume_paths(directory: Path, paths: Sequence[Path]) -> None:
     """Record the volumes' paths, in the group's order; durable on return. Raises OSError."""
     text = json.dumps([os.fspath(path.absolute()) for path in paths])
+    with suppress(OSError):
+        if (directory / PATHS_NAME).read_text(encoding="utf-8") == text:
+            return
     new = directory / (PATHS_NAME + ".new")
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with open(fd, "w", encoding="utf-8") as file:

@@ -268,10 +268,10 @@ class ReplicaGroup:
 
     def _reopen(self) -> Event:
         self._apply.wait()
-        self.store.close()
         try:
+            self.store.close()
             store = self._recover()
-        except PratimaError as error:
+        except (OSError, PratimaError) as error:
             return self._failed("the replica cannot be recovered", error)
         return lambda: self._reopened(store)
 
@@ -385,18 +385,21 @@ class ReplicaGroup:
         if self._timer is not None:
             self._timer.cancel()
 
-    def finish(self) -> None:
-        """Off the loop, after ``begin_close``: let the jobs under way end, checkpoint, release."""
+    def finish(self) -> str:
+        """Off the loop, after ``begin_close``: let the jobs under way end, checkpoint, release.
+        Why the checkpoint failed; empty: it did not."""
+        failure = ""
         self._journal.finish()
         self._apply.finish()
         if self.store.state.bound and not self.sink.failure:
             try:
                 self.store.checkpoint()
             except (OSError, PratimaError) as error:
-                self._notice(self.name, fx.Notice("failed", f"last checkpoint: {error}", True))
+                failure = f"last checkpoint: {error}"
         self.store.close()
         for volume in self.volumes:
             volume.close()
+        return failure
 
 
 def is_blank(volume: Volume, bytes_max: int = limits.BLANK_BYTES_MAX) -> bool:

@@ -56,15 +56,17 @@ __attribute__((constructor)) static void parse(void) {
 	}
 }
 
-/* What happens to this call: RUN, SHORT, KILLED, or the errno that it fails with. */
+/* What happens to this call on the file of fd, or of a name, which fd is the directory of:
+   RUN, SHORT, KILLED, or the errno that it fails with. */
 static int fate(const char *call, int fd, const char *name) {
 	char link[32], found[4096] = "";
 	int action = RUN;
 	if (!rule_count) return RUN;
-	if (!name) {
+	if (!name || (*name != '/' && fd >= 0)) {
 		snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
 		ssize_t length = readlink(link, found, sizeof found - 1);
-		found[length > 0 ? length : 0] = 0;
+		found[length = length > 0 ? length : 0] = 0;
+		if (name) snprintf(found + length, sizeof found - length, "/%s", name);
 		name = found;
 	}
 	for (struct rule *rule = rules; rule < rules + rule_count; rule++) {
@@ -103,12 +105,12 @@ static int fate(const char *call, int fd, const char *name) {
 	int name params { int action = fate(call, fd, path); \
 		if (action > 0) FAIL(action); \
 		AFTER(action, NEXT(name)(__VA_ARGS__)); }
-#define OPEN_CALL(name, at, dir, ...) \
+#define OPEN_CALL(name, at, fd, ...) \
 	int name(__VA_ARGS__) { va_list rest; va_start(rest, flags); \
 		int mode = flags & (O_CREAT | __O_TMPFILE) ? va_arg(rest, int) : 0; va_end(rest); \
-		int action = fate("open", -1, path); \
+		int action = fate("open", fd, path); \
 		if (action > 0) FAIL(action); \
-		AFTER(action, NEXT(name)(at dir path, flags, mode)); }
+		AFTER(action, NEXT(name)(at path, flags, mode)); }
 #define COMMA ,
 #define NOTHING
 
@@ -127,10 +129,10 @@ PLAIN_CALL("truncate", ftruncate64, (int fd, off64_t o), fd, NULL, fd, o)
 PLAIN_CALL("fallocate", fallocate, (int fd, int m, off_t o, off_t l), fd, NULL, fd, m, o, l)
 PLAIN_CALL("fallocate", fallocate64, (int fd, int m, off64_t o, off64_t l), fd, NULL, fd, m, o, l)
 PLAIN_CALL("rename", rename, (const char *a, const char *b), -1, b, a, b)
-PLAIN_CALL("rename", renameat, (int x, const char *a, int y, const char *b), -1, b, x, a, y, b)
+PLAIN_CALL("rename", renameat, (int x, const char *a, int y, const char *b), y, b, x, a, y, b)
 PLAIN_CALL("unlink", unlink, (const char *a), -1, a, a)
-PLAIN_CALL("unlink", unlinkat, (int x, const char *a, int f), -1, a, x, a, f)
-OPEN_CALL(open, NOTHING, NOTHING, const char *path, int flags, ...)
-OPEN_CALL(open64, NOTHING, NOTHING, const char *path, int flags, ...)
-OPEN_CALL(openat, dir COMMA, NOTHING, int dir, const char *path, int flags, ...)
-OPEN_CALL(openat64, dir COMMA, NOTHING, int dir, const char *path, int flags, ...)
+PLAIN_CALL("unlink", unlinkat, (int x, const char *a, int f), x, a, x, a, f)
+OPEN_CALL(open, NOTHING, -1, const char *path, int flags, ...)
+OPEN_CALL(open64, NOTHING, -1, const char *path, int flags, ...)
+OPEN_CALL(openat, dir COMMA, dir, int dir, const char *path, int flags, ...)
+OPEN_CALL(openat64, dir COMMA, dir, int dir, const char *path, int flags, ...)

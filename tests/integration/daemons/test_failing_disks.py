@@ -51,13 +51,42 @@ def test_a_failed_call_costs_no_write_and_the_replica_comes_back(
         assert pair.replica.runs
 
 
-def test_a_group_that_cannot_be_recovered_for_now_stops_no_other_and_mends_itself(
+def test_a_group_that_mends_itself_tries_again_when_its_state_cannot_be_read(
     place: Path, shim: Shim
+) -> None:
+    pair = Pair(place)
+    faults = [SyscallFault("sync", 12, "EIO", "journal"), SyscallFault("open", 3, "EIO", "t/state")]
+    environment = shim.environment(faults, place / "faults.log")
+    draw = Random(3)
+    with pair.in_step():
+        pair.replica.finish()
+        pair.replica.launch(environment)
+        pair.replica.wait_answers()
+        pair.primary.wait_synced(pair.replica)
+        with pair.primary.login() as session:
+            while not happened(environment):
+                write_blocks(session, draw.sample(range(1000), 20), draw)
+                pair.primary.check_alive("writing")
+        pair.replica.wait_said("failed: the replica cannot be recovered: Input/output error")
+        pair.wait_equal()
+        assert len(happened(environment)) == 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        (SyscallFault("sync", 1, "ENOSPC", "db/journal"), "No space left on device"),
+        (SyscallFault("open", 2, "EIO", "db/state"), "Input/output error"),
+    ],
+    ids=str,
+)
+def test_a_group_that_cannot_be_recovered_for_now_stops_no_other_and_mends_itself(
+    place: Path, shim: Shim, fault: SyscallFault, error: str
 ) -> None:
     port = ports(3)
     serve = Configured("serve", serve_file(place, ports(1), port), place)
     replica = Configured("replica", replica_file(place, port), place)
-    full = shim.environment([SyscallFault("sync", 1, "ENOSPC", "db/journal")], place / "faults.log")
+    faults = shim.environment([fault], place / "faults.log")
 
     def both_in_step() -> None:
         for group in ("db", "files"):
@@ -69,8 +98,8 @@ def test_a_group_that_cannot_be_recovered_for_now_stops_no_other_and_mends_itsel
         replica.wait_answers()
         both_in_step()
         replica.finish()
-        replica.launch(full)
-        replica.wait_said("db: failed: the replica cannot be recovered: No space left on device")
+        replica.launch(faults)
+        replica.wait_said(f"db: failed: the replica cannot be recovered: {error}")
         replica.wait_said("db: recovered: recovered at")
-        assert len(happened(full)) == 1
+        assert len(happened(faults)) == 1
         both_in_step()

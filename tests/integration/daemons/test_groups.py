@@ -6,8 +6,17 @@ from pathlib import Path
 from random import Random
 
 import pytest
+import zmq
 
+from pratima_iscsi import limits
 from pratima_iscsi.edges.initiator import discover
+from pratima_iscsi.replication.messages import (
+    Hello,
+    Refused,
+    ToSource,
+    decode_to_source,
+    encode,
+)
 from pratima_iscsi.replication.states import LinkState
 from tests.integration.daemons.nodes import (
     BLOCK,
@@ -280,3 +289,34 @@ volume = [{{ path = "copy.img"{size} }}]
         replica.start()
         primary.wait_synced(replica)
         wait_until(lambda: same(primary.volume, copy), WAIT_SECONDS, "equal", [primary, replica])
+
+
+def greet(port: int, group: str, attempt: int) -> ToSource:
+    """What a replica answers to a primary that it does not know, on a connection of its own."""
+    hello = Hello(1, b"s" * 16, group, b"n" * 16, 1, (), 0, 0, (), attempt)
+    with zmq.Context() as context, context.socket(zmq.DEALER) as stranger:
+        stranger.linger = 0
+        stranger.rcvtimeo = int(WAIT_SECONDS * 1000)
+        stranger.connect(f"tcp://127.0.0.1:{port}")
+        stranger.send(encode(hello))
+        return decode_to_source(stranger.recv())
+
+
+def test_greetings_of_strangers_take_no_session_away(place: Path) -> None:
+    portal, port = ports(1), ports(3)
+    serve = Configured("serve", serve_file(place, portal, port), place)
+    replica = Configured("replica", replica_file(place, port), place)
+    with serve, replica:
+        replica.launch()
+        serve.start()
+        replica.wait_answers()
+        for group in ("db", "files"):
+            serve.wait_status(in_step, f"{group} in step", replica, group=group)
+        for number in range(limits.CONNECTIONS_MAX + 1):
+            answer = greet(port, "files", number)
+            assert isinstance(answer, Refused) and answer.rule == "group"
+        # What a primary asks for inside its session is answered: only so can a volume grow.
+        ran = pratima(
+            *("resize", "db", "--state", str(serve.state), "--volume", "lun0", "--size", "24MiB")
+        )
+        assert ran.returncode == 0, ran.stderr

@@ -1,9 +1,7 @@
 """Stories of a replica without room to stage: what waits, what goes on, what is never lost."""
 
 from dataclasses import replace
-from unittest.mock import patch
 
-from pratima_iscsi.edges.replica_store import Applied
 from pratima_iscsi.edges.staging import SLOT_BYTES
 from pratima_iscsi.replication.source_state import StopKind
 from pratima_iscsi.replication.states import LinkState
@@ -11,10 +9,10 @@ from tests.scenarios.scene import Scene
 from tests.simulation.setup import KIB
 
 
-def overflowed(blocks: int) -> Scene:
-    """A resync of so many blocks is due."""
-    scene = Scene(blocks=2 * blocks, log_bytes=blocks * 2 * KIB)
-    scene.synced().overflow()
+def synced(blocks: int) -> Scene:
+    """In step and idle; an overflow makes a resync of so many blocks due."""
+    scene = Scene(blocks=2 * blocks, log_bytes=blocks * 2 * KIB).synced()
+    scene.rest()
     return scene
 
 
@@ -26,7 +24,8 @@ def leave(scene: Scene, blocks: int) -> None:
 
 def full() -> Scene:
     """A staged transaction is open, and the replica holds the source, having no room for it."""
-    scene = overflowed(128)
+    scene = synced(128)
+    scene.overflow()
     scene.until(lambda: scene.replica.shadow.transaction != 0)
     leave(scene, 8)
     scene.until(lambda: "no room" in scene.link.held)
@@ -97,12 +96,14 @@ def test_a_replica_restarted_without_room_is_at_its_old_point_and_says_what_it_l
 
 def test_an_end_that_is_durable_is_kept_though_its_blocks_find_no_room() -> None:
     """The primary believes the replica to be where that END says: no BEGIN may undo it."""
-    scene = overflowed(32)
-    store, ends = scene.replica.store, scene.replica.shadow.ends
+    scene = synced(32)
+    store, sink, ends = scene.replica.store, scene.replica.sink, scene.replica.shadow.ends
     before = store.state
-    with patch.object(store, "apply", lambda *_: Applied(store.state.applied, 0, (), store.state)):
-        scene.until(lambda: scene.replica.shadow.ends > ends)
+    sink.apply_busy = True  # the volumes are slow: nothing is applied until there is no room
+    scene.overflow()
+    scene.until(lambda: scene.replica.shadow.ends > ends)
     leave(scene, 8)
+    sink.apply_busy = False
     scene.until(lambda: "no room" in scene.replica.sink.held)
     scene.source.crash(power=False)
     scene.start_source(StopKind.CRASHED)

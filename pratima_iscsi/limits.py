@@ -172,6 +172,10 @@ CONTROL_ANSWER_SECONDS: Final = 10.0
 """How long a client waits for a daemon's answer."""
 TARGET_ANSWER_SECONDS: Final = 60.0
 """The same where a target is made or ended: disks, initiators and the kernel take their time."""
+OUTPUT_LINES_MAX: Final = 1024
+"""Lines for standard output, or for the log, that nobody has read yet; what comes then is lost."""
+OUTPUT_FAREWELL_SECONDS: Final = 1.0
+"""How long a daemon that ends waits for somebody to read its last lines."""
 KEY_FILE_BYTES_MAX: Final = 64 * KIB
 ALLOWED_KEYS_MAX: Final = 512
 CONFIG_BYTES_MAX: Final = MIB

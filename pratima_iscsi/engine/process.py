@@ -11,7 +11,6 @@ import importlib
 import logging
 import secrets
 import signal
-import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from pratima_iscsi.control.status import Alarm
 from pratima_iscsi.control.text import printable
 from pratima_iscsi.edges.directory import DiskDirectory
 from pratima_iscsi.edges.heap import keep_freed_memory
+from pratima_iscsi.edges.output import Output, OutputHandler
 from pratima_iscsi.engine.event_stream import EventStream
 
 GARBAGE_THRESHOLD: Final = 20_000
@@ -31,6 +31,8 @@ GARBAGE_THRESHOLD: Final = 20_000
 for each command makes any. Python's own 700 is less than what the ordered log holds for an instant.
 """
 LOG = logging.getLogger("pratima")
+STDOUT: Final = Output(1)
+STDERR: Final = Output(2)
 
 
 def run_loop(main: Callable[[], Coroutine[object, object, int]]) -> int:
@@ -41,12 +43,15 @@ def run_loop(main: Callable[[], Coroutine[object, object, int]]) -> int:
     gc.freeze()  # what is loaded by now stays: no collection need look at it
     gc.set_threshold(GARBAGE_THRESHOLD)
     keep_freed_memory()
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     with contextlib.suppress(ImportError):
-        uvloop = importlib.import_module("uvloop")
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        factory = importlib.import_module("uvloop").new_event_loop
+    try:
+        with asyncio.Runner(loop_factory=factory) as runner:
             return runner.run(main())
-    with asyncio.Runner() as runner:
-        return runner.run(main())
+    finally:
+        for output in (STDOUT, STDERR):
+            output.flush(limits.OUTPUT_FAREWELL_SECONDS)
 
 
 def until_signalled(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
@@ -74,7 +79,7 @@ def node_id(directory: DiskDirectory) -> bytes:
 def log_to_stderr() -> None:
     """Quiet, structured, one line per state change."""
     logging.basicConfig(
-        stream=sys.stderr,
+        handlers=[OutputHandler(STDERR)],
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",
     )
@@ -138,8 +143,7 @@ class Events:
 
 def say(line: str) -> None:
     """Tell whoever started the daemon where it serves."""
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    STDOUT.say(line)
 
 
 def state_directory(path: Path) -> DiskDirectory:

@@ -232,7 +232,7 @@ def test_a_failing_fdatasync_of_the_primary_fails_the_volume_and_not_the_process
             assert pair.primary.exit_code == 2
         assert pair.primary.stop() == 1, "no clean stop"
         pair.primary.start()
-        assert pair.primary.said("unclean start")
+        pair.primary.wait_said("unclean start")
         pair.wait_equal()
 
 

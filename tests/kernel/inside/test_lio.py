@@ -55,7 +55,7 @@ def test_a_target_is_made_once_used_and_ended(served: LioServed, tmp_path: Path)
     assert served.stop() == 0
     served.start()
     assert len(served.changes()) == made, "a second start finds all as it should be"
-    assert served.said("as it should be: nothing to change")
+    served.wait_said("as it should be: nothing to change")
 
     serial = served.serial("one")
     with lio.login(iqn, [serial]) as (disk,):

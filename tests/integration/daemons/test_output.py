@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.daemons.nodes import BLOCK, Node, Pair
+from tests.integration.daemons.nodes import BLOCK, Node, Pair, Primary
 
 
 def redirect(node: Node, words: str) -> None:
@@ -38,3 +38,37 @@ def test_a_daemon_whose_output_nobody_reads_serves_and_stops(place: Path, words:
         for node in (pair.primary, pair.replica):
             node.finish()
     os.close(held)
+
+
+@pytest.mark.parametrize("words", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_daemon_that_is_started_with_closed_descriptors_serves_and_stops(
+    place: Path, words: str
+) -> None:
+    pair = Pair(place, "--mode", "sync")
+    for node in (pair.replica, pair.primary):
+        redirect(node, words)
+    with pair.in_step():
+        with pair.primary.login() as session:
+            session.write(0, b"w" * BLOCK)
+        for node in (pair.primary, pair.replica):
+            for number in range(3):
+                found = os.readlink(f"/proc/{node.pid}/fd/{number}")
+                assert found in (os.devnull, str(node.log)), "nothing else took its place"
+            node.finish()
+
+
+@pytest.mark.parametrize("words", [">{0}", "2>{0}", ">{0} 2>&1"])
+def test_a_daemon_whose_reader_is_gone_before_it_starts_serves_and_stops(
+    place: Path, words: str
+) -> None:
+    pipe = place / "gone"
+    os.mkfifo(pipe)
+    # Opened for reading too, so that a reader is there, which the shell then closes.
+    opened = "3<>{0} " + words + " 3>&-"
+    primary = Primary(place)
+    redirect(primary, opened.format(shlex.quote(str(pipe))))
+    with primary:
+        primary.start()
+        with primary.login() as session:
+            session.write(0, b"w" * BLOCK)
+        primary.finish()

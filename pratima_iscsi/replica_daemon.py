@@ -56,7 +56,7 @@ from pratima_iscsi.replication.wire import HEADER, PROTOCOL_VERSION
 
 
 def run(options: ReplicaDaemonOptions) -> int:
-    """Keep the replicas until SIGTERM or SIGINT; the exit code. Raises OperatorError."""
+    """Keep the replicas until a signal ends it; the exit code. Raises OperatorError."""
     log_to_stderr()
     return run_loop(partial(_main, options))
 

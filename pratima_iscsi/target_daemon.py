@@ -44,7 +44,7 @@ NOT_CLEAN: Final = 1
 
 
 def run(options: ServeOptions) -> int:
-    """Serve until SIGTERM or SIGINT; the exit code. Raises OperatorError."""
+    """Serve until a signal ends it; the exit code. Raises OperatorError."""
     log_to_stderr()
     return run_loop(partial(_main, options))
 

@@ -63,8 +63,8 @@ def command(context: click.Context, /, **options: object) -> None:
           --key node.key --allow allow
       pratima replica --config pratima.toml
 
-    SIGTERM and Ctrl-C are a clean stop. What is stored here can be looked at with pratima recover
-    once the daemon has stopped.
+    SIGTERM, SIGHUP and Ctrl-C are a clean stop. What is stored here can be looked at with pratima
+    recover once the daemon has stopped.
     """
     parsed = parse(context)
     from pratima_iscsi.replica_daemon import run  # what it pulls in is not needed for --help

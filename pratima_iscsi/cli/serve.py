@@ -87,7 +87,7 @@ def command(context: click.Context, /, **options: object) -> None:
       pratima serve --config pratima.toml
 
     Without --volume and --config it serves what pratima target create makes, over restarts too.
-    SIGTERM and Ctrl-C are a clean stop: the next start goes on from there.
+    SIGTERM, SIGHUP and Ctrl-C are a clean stop: the next start goes on from there.
     """
     parsed = parse(context)
     from pratima_iscsi.target_daemon import run  # what it pulls in is not needed for --help

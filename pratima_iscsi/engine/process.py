@@ -1,6 +1,6 @@
 """What both daemons share: the loop, signals, the lock on the state directory, the control socket.
 
-One rule: SIGTERM and SIGINT are a clean stop, a second one changes nothing.
+One rule: SIGTERM, SIGINT and SIGHUP are a clean stop, a second one changes nothing.
 """
 
 import asyncio
@@ -55,9 +55,12 @@ def run_loop(main: Callable[[], Coroutine[object, object, int]]) -> int:
 
 
 def until_signalled(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
-    """An event that the first SIGTERM or SIGINT sets."""
+    """An event that the first SIGTERM or SIGINT sets, or SIGHUP unless that is ignored (nohup)."""
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    for number in numbers:
         loop.add_signal_handler(number, stop.set)
     return stop
 

@@ -5,6 +5,8 @@ import signal
 from pathlib import Path
 from random import Random
 
+import pytest
+
 from pratima_iscsi.edges.initiator import write_16
 from tests.integration.daemons.nodes import BLOCK, MIB, Load, Pair, Primary, Replica, pratima
 from tests.torture.daemons import wait_until
@@ -30,6 +32,22 @@ def test_a_signal_given_twice_under_load_is_a_clean_stop(place: Path) -> None:
         assert not pair.primary.said("unclean")
         os.kill(pair.primary.pid, signal.SIGINT)  # Ctrl-C with nothing to do
         assert pair.primary.wait() == 0
+
+
+@pytest.mark.parametrize("kind", [Primary, Replica])
+def test_a_hangup_is_a_clean_stop_unless_it_is_ignored(
+    place: Path, kind: type[Primary] | type[Replica]
+) -> None:
+    with kind(place) as node:
+        node.start()
+        os.kill(node.pid, signal.SIGHUP)
+        assert node.wait() == 0, node.output()
+        node.command.insert(0, "nohup")
+        node.start()
+        os.kill(node.pid, signal.SIGHUP)
+        assert [node.ask() is not None for _ in range(20)] == [True] * 20
+        node.finish()
+        assert not node.said("unclean")
 
 
 def test_a_stop_with_nothing_answering_on_the_other_side_ends_in_time(place: Path) -> None:

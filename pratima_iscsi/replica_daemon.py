@@ -307,8 +307,10 @@ async def _main(options: ReplicaDaemonOptions) -> int:
     manager.ready()
     await stop.wait()
     manager.stopping()
-    await control.close()
-    await daemon.close()
+    try:
+        await control.close()
+    finally:
+        await daemon.close()
     daemon.events.stream.stop()
     publisher.close()
     directory.close()

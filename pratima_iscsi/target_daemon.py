@@ -161,8 +161,10 @@ async def _main(options: ServeOptions) -> int:
     manager.ready()
     await stop.wait()
     manager.stopping()
-    await control.close()
-    clean = await daemon.close()
+    try:
+        await control.close()
+    finally:
+        clean = await daemon.close()
     daemon.events.stream.stop()
     publisher.close()
     directory.close()

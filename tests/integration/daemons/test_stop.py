@@ -50,6 +50,25 @@ def test_a_hangup_is_a_clean_stop_unless_it_is_ignored(
         assert not node.said("unclean")
 
 
+def test_sockets_that_cannot_be_removed_do_not_make_a_stop_unclean(place: Path) -> None:
+    pair = Pair(place)
+    with pair.in_step():
+        with pair.primary.login() as session:
+            session.write(0, b"x" * BLOCK)
+        for node in (pair.primary, pair.replica):
+            sockets = [node.state / "control" / name for name in ("socket", "events")]
+            for path in sockets:
+                path.unlink()
+                path.mkdir()
+            node.finish()
+            for path in sockets:
+                path.rmdir()
+        pair.replica.launch()
+        pair.primary.start()
+        pair.wait_equal()
+        assert not pair.primary.said("unclean")
+
+
 def test_a_stop_with_nothing_answering_on_the_other_side_ends_in_time(place: Path) -> None:
     with Primary(place, "--replica", "127.0.0.1:1") as primary:
         primary.start()

@@ -172,6 +172,12 @@ CONTROL_ANSWER_SECONDS: Final = 10.0
 """How long a client waits for a daemon's answer."""
 TARGET_ANSWER_SECONDS: Final = 60.0
 """The same where a target is made or ended: disks, initiators and the kernel take their time."""
+REPEAT_SECONDS: Final = 600.0
+"""How long what every attempt at a replica says is kept back once it was told."""
+REPEAT_LASTS_SECONDS: Final = 30.0
+"""What is kept back and stands for so long is told: above the time that any attempt takes."""
+REPEATS_KEPT: Final = 16
+"""What the attempts at one place say is remembered so far."""
 OUTPUT_LINES_MAX: Final = 1024
 """Lines for standard output, or for the log, that nobody has read yet; what comes then is lost."""
 OUTPUT_FAREWELL_SECONDS: Final = 1.0

@@ -68,9 +68,9 @@ class ReplicaDaemon:
         self.options = options
         self._directory = directory
         self._node = node_id(directory)
-        self.events = Events(EventStream(self._node))
-        self.started = time.monotonic()
         self._loop = asyncio.get_running_loop()
+        self.events = Events(EventStream(self._node), self._loop.call_later)
+        self.started = time.monotonic()
         self._context = LinkContext()
         self._groups: dict[str, ReplicaGroup] = {}
         self._directories: list[DiskDirectory] = []

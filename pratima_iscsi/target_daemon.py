@@ -56,7 +56,7 @@ class TargetDaemon(SourceVerbs):
         super().__init__()
         self.options = options
         self._node = node_id(directory)
-        self.events = Events(EventStream(self._node))
+        self.events = Events(EventStream(self._node), asyncio.get_running_loop().call_later)
         self.started = time.monotonic()
         self._context = LinkContext()
         self.front_end, self._why = choose_front_end(options, self.events, directory, self._node)
@@ -128,7 +128,12 @@ class TargetDaemon(SourceVerbs):
     async def delete_target(self, group: str, end_sessions: bool) -> str:
         """Serve a group no more."""
         self.events.control(f"group {printable(group)}", "target delete")
-        return await asyncio.shield(self.targets.delete(group, end_sessions=end_sessions))
+        return await asyncio.shield(self._delete_target(group, end_sessions))
+
+    async def _delete_target(self, group: str, end_sessions: bool) -> str:
+        said = await self.targets.delete(group, end_sessions=end_sessions)
+        self.events.forget(group)
+        return said
 
     async def list_targets(self) -> TargetList:
         """The targets."""

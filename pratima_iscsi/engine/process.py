@@ -9,6 +9,7 @@ import contextlib
 import gc
 import importlib
 import logging
+import math
 import secrets
 import signal
 import time
@@ -25,6 +26,7 @@ from pratima_iscsi.edges.directory import DiskDirectory
 from pratima_iscsi.edges.heap import keep_freed_memory
 from pratima_iscsi.edges.output import Output, OutputHandler
 from pratima_iscsi.engine.event_stream import EventStream
+from pratima_iscsi.engine.repeats import Note, Place
 
 GARBAGE_THRESHOLD: Final = 20_000
 """Objects that come before the collector looks among them for cycles, of which nothing that is done
@@ -33,6 +35,9 @@ for each command makes any. Python's own 700 is less than what the ordered log h
 LOG = logging.getLogger("pratima")
 STDOUT: Final = Output(1)
 STDERR: Final = Output(2)
+
+Later = Callable[..., object]
+"""Calls a function, with what else it is given, after so many seconds: ``call_later`` of a loop."""
 
 
 def run_loop(main: Callable[[], Coroutine[object, object, int]]) -> int:
@@ -91,33 +96,56 @@ def log_to_stderr() -> None:
 class Events:
     """State changes: logged, published, and the alarms among them kept for status.
 
-    What only says again what was said last at the same place (a refusal each time it is tried) is
-    one line of the log, and one alarm.
+    What only says again what was said at the same place (a refusal each time it is tried) is one
+    line of the log, and one alarm.
     """
 
-    def __init__(self, stream: EventStream | None = None) -> None:
+    def __init__(self, stream: EventStream | None = None, later: Later | None = None) -> None:
+        """``later`` looks again at what was kept back."""
         self.stream = stream or EventStream(b"")
+        self._later = later
         self._alarms: collections.deque[tuple[float, str, str, str]] = collections.deque(
             maxlen=limits.ALARMS_KEPT
         )
-        self._last: dict[str, tuple[str, str]] = {}
-        """Event and reason by place: a group, or a link of it."""
+        self._places: dict[str, Place] = {}
 
     def note(self, where: str, event: str, reason: str, *, alarm: bool) -> None:
         """Something changed at ``where``: "group NAME", and what of it after a space; or a part of
         the node that is no group's."""
-        level = logging.WARNING if alarm else logging.INFO
-        if self._last.get(where) == (event, reason):
-            level = logging.DEBUG
-        else:
-            self.stream.change(where, event, reason, alarm=alarm)
-        self._last[where] = (event, reason)
-        LOG.log(level, "%s: %s: %s", where, event, printable(reason))
+        now = time.monotonic()
+        place = self._places.setdefault(where, Place())
+        told = place.note(Note(event, reason, alarm), now)
+        if told is not None:
+            self._tell(where, told)
+        elif not place.is_watched:
+            self._watch(where, place, now)
         if alarm:
             same = [one for one in self._alarms if one[1:] == (where, event, reason)]
             for one in same:
                 self._alarms.remove(one)
-            self._alarms.append((time.monotonic(), where, event, reason))
+            self._alarms.append((now, where, event, reason))
+
+    def _tell(self, where: str, note: Note) -> None:
+        self.stream.change(where, note.event, note.reason, alarm=note.alarm)
+        level = logging.WARNING if note.alarm else logging.INFO
+        LOG.log(level, "%s: %s: %s", where, note.event, printable(note.reason))
+
+    def _watch(self, where: str, place: Place, now: float) -> None:
+        place.is_watched = self._later is not None and place.due < math.inf
+        if self._later is not None and place.is_watched:
+            self._later(place.due - now, self._look, where, place)
+
+    def _look(self, where: str, place: Place) -> None:
+        if self._places.get(where) is place:
+            now = time.monotonic()
+            if (told := place.look(now)) is not None:
+                self._tell(where, told)
+            self._watch(where, place, now)
+
+    def forget(self, group: str) -> None:
+        """The group is served no more: what was said of it and its links is not kept."""
+        for where in [where for where in self._places if _is_of(where, group)]:
+            del self._places[where]
 
     def control(self, where: str, verb: str) -> None:
         """An operator gave a command about ``where``."""
@@ -126,9 +154,7 @@ class Events:
 
     def alarms(self, group: str) -> tuple[Alarm, ...]:
         """The latest alarms of a group, newest last."""
-        return tuple(
-            alarm for where, alarm in self._told() if f"{where} ".startswith(f"group {group} ")
-        )
+        return tuple(alarm for where, alarm in self._told() if _is_of(where, group))
 
     def node_alarms(self) -> tuple[Alarm, ...]:
         """The latest alarms that belong to no group, newest last."""
@@ -142,6 +168,10 @@ class Events:
         now = time.monotonic()
         for at, where, event, reason in self._alarms:
             yield where, Alarm(event, printable(reason), round(now - at, 1))
+
+
+def _is_of(where: str, group: str) -> bool:
+    return f"{where} ".startswith(f"group {group} ")
 
 
 def say(line: str) -> None:

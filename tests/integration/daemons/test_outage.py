@@ -12,7 +12,17 @@ import pytest
 
 from pratima_iscsi.edges.initiator import Initiator, write_16
 from pratima_iscsi.replication.states import LinkState
-from tests.integration.daemons.nodes import BLOCK, MIB, SECTOR, Load, Pair, Primary, same
+from tests.integration.daemons.nodes import (
+    BLOCK,
+    MIB,
+    SECTOR,
+    Load,
+    Pair,
+    Primary,
+    Replica,
+    same,
+)
+from tests.integration.daemons.test_groups import Configured
 from tests.torture.daemons import wait_until
 
 LOG_BYTES = 4 * MIB
@@ -231,3 +241,32 @@ def test_a_peer_that_is_not_pratima_is_one_reason_and_one_line_of_the_log(
                 if f"replica {stranger.address}: " in line
             ]
             assert len(lines) == 1 and reason in lines[0], lines
+
+
+def test_a_replica_of_which_one_port_only_answers_is_few_lines_of_either_log(place: Path) -> None:
+    with Stranger(lambda: b"\0" + os.urandom(64)) as stranger, Replica(place) as replica:
+        config = place / "serve.toml"
+        config.write_text(f"""
+state = "serve-state"
+[portal]
+listen = "127.0.0.1:0"
+[[group]]
+name = "default"
+[[group.volume]]
+path = "data.img"
+size = "8MiB"
+[[group.replica]]
+address = "{replica.address}"
+data_address = "{stranger.address}"
+""")
+        with Configured("serve", config, place) as serve:
+            replica.start()
+            serve.launch()
+            # Each time that it is sought: a dial, and a connection that finds out why.
+            wait_until(lambda: len(stranger.accepted) >= 10, 60.0, "sought", [serve, replica])
+            for node, events in (
+                (serve, (" welcome: first sync: ", " waiting: data port: ")),
+                (replica, (" session closed: by the primary: data port: ",)),
+            ):
+                said = node.log.read_text()
+                assert [said.count(event) for event in events] == [1] * len(events), said

@@ -47,6 +47,22 @@ def test_a_target_is_made_used_and_served_again_after_a_restart(place: Path) -> 
         served.finish()
 
 
+def test_a_target_that_is_made_again_says_again_what_is_wrong(place: Path) -> None:
+    says = "group db replica 127.0.0.1:1: waiting: control port: "
+    with Served(place) as served:
+        served.start()
+        for times in (1, 2):
+            assert served.create("db", "--replica", "127.0.0.1:1").returncode == 0
+            wait_until(
+                lambda: served.log.read_text().count(says) == times,  # noqa: B023
+                60.0,
+                "why the replica is not there",
+                [served],
+            )
+            assert served.delete("db").returncode == 0
+        served.finish()
+
+
 def test_what_a_command_line_asks_for_is_what_is_served(place: Path) -> None:
     secret, mutual = place / "chap", place / "mutual"
     for path, text in ((secret, "correct horse 1"), (mutual, "battery staple 1")):

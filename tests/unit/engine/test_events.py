@@ -1,6 +1,7 @@
 """What a daemon notes: each change once in its log, alarms by group for status."""
 
 import logging
+from collections.abc import Callable
 
 import pytest
 
@@ -21,6 +22,38 @@ def test_what_is_said_again_is_one_line_and_one_alarm(caplog: pytest.LogCaptureF
     assert [(alarm.event, alarm.reason) for alarm in events.alarms("db")] == [
         ("refused", "size: too small")
     ]
+
+
+def test_what_two_reasons_say_in_turn_is_two_lines_until_one_of_them_lasts(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    calls: list[tuple[Callable[..., None], tuple[object, ...]]] = []
+    events = Events(later=lambda seconds, call, *words: calls.append((call, words)))
+    with caplog.at_level(logging.INFO), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("time.monotonic", lambda: 0.0)
+        for _ in range(5):
+            events.note(LINK, "welcome", "first sync", alarm=False)
+            events.note(LINK, "waiting", "data port", alarm=False)
+        assert len(caplog.records) == 2
+        patch.setattr("time.monotonic", lambda: limits.REPEAT_LASTS_SECONDS)
+        ((look, words),) = calls
+        look(*words)
+    assert caplog.records[-1].message == f"{LINK}: waiting: data port (again, 4 times)"
+    assert len(calls) == 1, "nobody looks for more"
+
+
+def test_a_group_that_is_served_no_more_leaves_nothing_behind(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    events = Events()
+    with caplog.at_level(logging.INFO):
+        for where in (LINK, "group db", "group db2"):
+            events.note(where, "refused", "size", alarm=False)
+        events.forget("db")
+        for where in (LINK, "group db", "group db2"):
+            events.note(where, "refused", "size", alarm=False)
+    said = [record.message.partition(":")[0] for record in caplog.records]
+    assert said.count("group db") == 2 and said.count("group db2") == 1
 
 
 def test_alarms_belong_to_their_group_and_the_newest_stands_last() -> None:

@@ -154,6 +154,13 @@ HEAP_KEPT_BYTES: Final = 16 * MIB
 LONG_BUFFER_BYTES: Final = MIB
 """Buffers so long are taken from the system, and given back to it, one by one."""
 
+# --- a daemon's descriptors --------------------------------------------------------------------
+DESCRIPTORS_KEPT: Final = 64
+"""The last of a process's descriptors, which no connection from outside gets; an eighth of them
+where there are few."""
+ACCEPT_PAUSE_SECONDS: Final = 1.0
+"""How long nobody is let in, for want of descriptors or memory, before it is tried again."""
+
 # --- identity and control ----------------------------------------------------------------------
 ANCESTRY_MAX: Final = 64
 LAG_SAMPLE_SECONDS: Final = 0.1

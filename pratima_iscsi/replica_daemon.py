@@ -30,6 +30,7 @@ from pratima_iscsi.engine.event_output import open_publisher
 from pratima_iscsi.engine.event_stream import EventStream
 from pratima_iscsi.engine.process import (
     Events,
+    descriptors_of,
     log_to_stderr,
     node_id,
     run_loop,
@@ -70,6 +71,7 @@ class ReplicaDaemon:
         self._node = node_id(directory)
         self._loop = asyncio.get_running_loop()
         self.events = Events(EventStream(self._node), self._loop.call_later)
+        self.descriptors = descriptors_of(self.events)
         self.started = time.monotonic()
         self._context = LinkContext()
         self._groups: dict[str, ReplicaGroup] = {}
@@ -82,6 +84,7 @@ class ReplicaDaemon:
             keys=options.keys,
             allowed=options.allowed,
             hook=self.events.stream.sockets(""),
+            descriptors=self.descriptors,
         )
 
     # --- life ----------------------------------------------------------------------------------
@@ -297,7 +300,9 @@ async def _main(options: ReplicaDaemonOptions) -> int:
     async def answered(data: bytes) -> bytes:
         return await answer(daemon, data)
 
-    publisher = await open_publisher(options.state, options.events, options.keys, daemon.events)
+    publisher = await open_publisher(
+        options.state, options.events, options.keys, daemon.events, daemon.descriptors
+    )
     control = ControlServer(answered)
     await control.open(options.state)
     daemon.events.stream.start(publisher.publish, Role.REPLICA, lambda: daemon.status(""))
@@ -313,6 +318,7 @@ async def _main(options: ReplicaDaemonOptions) -> int:
         await daemon.close()
     daemon.events.stream.stop()
     publisher.close()
+    daemon.descriptors.close()
     directory.close()
     manager.close()
     return 0

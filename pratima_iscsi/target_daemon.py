@@ -25,6 +25,7 @@ from pratima_iscsi.engine.event_stream import EventStream
 from pratima_iscsi.engine.front_end_choice import choose_front_end
 from pratima_iscsi.engine.process import (
     Events,
+    descriptors_of,
     log_to_stderr,
     node_id,
     run_loop,
@@ -59,7 +60,10 @@ class TargetDaemon(SourceVerbs):
         self.events = Events(EventStream(self._node), asyncio.get_running_loop().call_later)
         self.started = time.monotonic()
         self._context = LinkContext()
-        self.front_end, self._why = choose_front_end(options, self.events, directory, self._node)
+        self.descriptors = descriptors_of(self.events)
+        self.front_end, self._why = choose_front_end(
+            options, self.events, directory, self._node, self.descriptors
+        )
         self.targets = Targets(directory, options, self.groups, self._open_group, self.front_end)
 
     async def _open_group(self, options: ServeGroup) -> ServedGroup:
@@ -149,7 +153,9 @@ async def _main(options: ServeOptions) -> int:
     async def answered(data: bytes) -> bytes:
         return await answer(daemon, data)
 
-    publisher = await open_publisher(options.state, options.events, options.keys, daemon.events)
+    publisher = await open_publisher(
+        options.state, options.events, options.keys, daemon.events, daemon.descriptors
+    )
     await daemon.serve()
     control = ControlServer(answered)
     await control.open(options.state)
@@ -172,6 +178,7 @@ async def _main(options: ServeOptions) -> int:
         clean = await daemon.close()
     daemon.events.stream.stop()
     publisher.close()
+    daemon.descriptors.close()
     directory.close()
     manager.close()
     return 0 if clean else NOT_CLEAN

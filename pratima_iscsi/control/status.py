@@ -112,7 +112,8 @@ class Alarm(msgspec.Struct, frozen=True):
     reason: str
     seconds: float = 0.0
     place: str = ""
-    """Of a node's own alarm: which part of it, ``events`` or ``kernel``."""
+    """Of a node's own alarm: which part of it, ``events``, ``kernel`` or
+    ``descriptors``."""
 
 
 class GroupStatus(msgspec.Struct, frozen=True, kw_only=True):

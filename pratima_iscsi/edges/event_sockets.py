@@ -26,6 +26,7 @@ from pratima_iscsi.edges.curve import (
     secure_server,
     self_test,
 )
+from pratima_iscsi.edges.descriptors import Descriptors
 from pratima_iscsi.edges.link_address import LinkAddress
 from pratima_iscsi.edges.link_listener import Listener
 from pratima_iscsi.edges.link_sockets import LinkContext, Socket, SocketReader, parts_of
@@ -60,6 +61,7 @@ class EventPublisher:
     def __init__(
         self,
         *,
+        descriptors: Descriptors | None = None,
         keys: CurveKeys | None = None,
         allowed: Iterable[str] = (),
         on_subscriber: Callable[[], None] = lambda: None,
@@ -75,6 +77,7 @@ class EventPublisher:
             )
         self._on_subscriber = on_subscriber
         self._on_refused = on_refused
+        self._descriptors = descriptors or Descriptors(spare=False)
         self._handshake_seconds = handshake_seconds
         self._context = LinkContext()
         self._sockets: list[Socket] = []
@@ -145,7 +148,7 @@ class EventPublisher:
         socket.linger = int(FAREWELL_SECONDS * 1000)
         socket.ipv6 = address.is_ipv6
         secure_server(socket, keys)
-        listener = Listener(self._context, socket, None, EVENT_SUBSCRIBERS_MAX)
+        listener = Listener(self._context, socket, None, self._descriptors, EVENT_SUBSCRIBERS_MAX)
         try:
             listener.bind(address)
         except BaseException:

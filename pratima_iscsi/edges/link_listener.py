@@ -2,13 +2,16 @@
 
 One rule: a connection beyond the cap is shut before it can cost more than its descriptor. libzmq
 has no such limit, but its monitor tells each accepted descriptor. It takes as much before the
-handshake has ended as afterwards, so how many are in one is limited as well.
+handshake has ended as afterwards, so how many are in one is limited as well. What cannot be
+accepted for want of a descriptor libzmq tries again at once, for ever; and it cannot rest, for an
+``unbind`` ends the connections of that port. So room is made to accept it, and it is shut.
 """
 
 import asyncio
 import errno
 import os
 import re
+import select
 import socket as sockets
 import stat
 import time
@@ -16,6 +19,7 @@ from typing import Final
 
 import zmq
 
+from pratima_iscsi.edges.descriptors import Descriptors
 from pratima_iscsi.edges.link_address import LinkAddress
 from pratima_iscsi.edges.link_sockets import (
     EventHook,
@@ -26,7 +30,7 @@ from pratima_iscsi.edges.link_sockets import (
     SocketEventKind,
 )
 from pratima_iscsi.errors import StateError, UsageError
-from pratima_iscsi.limits import CONNECTIONS_MAX
+from pratima_iscsi.limits import ACCEPT_PAUSE_SECONDS, CONNECTIONS_MAX
 
 _PORT: Final = re.compile(r":(\d+)$")
 
@@ -68,17 +72,22 @@ class Listener:
         context: LinkContext,
         socket: Socket,
         hook: EventHook | None,
+        descriptors: Descriptors,
         connections_max: int = CONNECTIONS_MAX,
         handshakes: Handshakes | None = None,
     ) -> None:
         self._socket = socket
         self._handshakes = handshakes
         self._hook = hook
+        self._descriptors = descriptors
         self._connections_max = connections_max
-        self._descriptors: set[int] = set()
+        self._connections: set[int] = set()
         self._address: LinkAddress | None = None
-        loop = asyncio.get_running_loop()
-        self._monitor = Monitor(loop, context, socket, self._heard, hook)
+        self._listening = select.poll()
+        """Of the descriptor that listens, once there is one."""
+        self._loop = asyncio.get_running_loop()
+        self._monitor = Monitor(self._loop, context, socket, self._heard, hook)
+        self._timer = self._loop.call_later(ACCEPT_PAUSE_SECONDS, self._look)
 
     @property
     def address(self) -> LinkAddress:
@@ -102,6 +111,7 @@ class Listener:
 
     def close(self) -> None:
         """Stop listening and end every connection."""
+        self._timer.cancel()
         self._monitor.close()
         self._socket.close()
 
@@ -120,32 +130,56 @@ class Listener:
     def _heard(self, event: SocketEvent) -> None:
         handshakes = self._handshakes
         if event.kind is SocketEventKind.DISCONNECTED:
-            self._descriptors.discard(event.value)
+            self._connections.discard(event.value)
             if handshakes is not None:
                 handshakes.closed(event.value)
         elif event.kind is SocketEventKind.HANDSHAKE_SUCCEEDED:
             if handshakes is not None:
                 handshakes.succeeded()
+        elif event.kind is SocketEventKind.LISTENING:
+            self._listening.register(event.value, select.POLLIN)
         elif event.kind is SocketEventKind.ACCEPTED:
-            self._descriptors.add(event.value)
-            if handshakes is not None and not handshakes.began(event.value, time.monotonic()):
+            self._connections.add(event.value)
+            if not self._descriptors.lets_in(event.value):
+                self._shut(event.value, "too few descriptors are left")
+            elif handshakes is not None and not handshakes.began(event.value, time.monotonic()):
                 self._shut(event.value, f"more than {handshakes.limit} handshakes")
-            elif len(self._descriptors) > self._connections_max:
+            elif len(self._connections) > self._connections_max:
                 self._shut(event.value, f"more than {self._connections_max} connections")
 
+    def _look(self) -> None:
+        """See whether a connection waits for want of a descriptor; libzmq is not asked to say so,
+        for it would do nothing else."""
+        if self._listening.poll(0) and (lacking := self._descriptors.lacking()):
+            self._descriptors.ran_out(lacking)
+        self._timer = self._loop.call_later(ACCEPT_PAUSE_SECONDS, self._look)
+
     def _shut(self, descriptor: int, limit: str) -> None:
-        """Shut a connection through a descriptor of our own, if it still is one of this port."""
+        """Shut a connection through a descriptor of our own, if it still is one of this port.
+
+        Where there is no descriptor for that, it is done through libzmq's own: should that become
+        another connection in this very moment, then that one has to be made anew.
+        """
         try:
-            connection = sockets.socket(fileno=os.dup(descriptor))
+            number = os.dup(descriptor)
+        except OSError as error:
+            if error.errno != errno.EMFILE:
+                return  # gone in the meantime
+            number = descriptor
+        try:
+            connection = sockets.socket(fileno=number)
         except OSError:
-            return  # gone in the meantime
-        with connection:
-            try:
-                if not self._is_ours(connection):
-                    return
-                connection.shutdown(sockets.SHUT_RDWR)
-            except OSError:
+            return  # the same
+        try:
+            if not self._is_ours(connection):
                 return
+            connection.shutdown(sockets.SHUT_RDWR)
+        except OSError:
+            return
+        finally:
+            if number == descriptor:
+                connection.detach()
+            connection.close()
         if self._hook is not None:
             self._hook("CONNECTION_SHUT", str(self.address), limit)
 

@@ -20,6 +20,7 @@ from pratima_iscsi.edges.curve import (
     secure_server,
     self_test,
 )
+from pratima_iscsi.edges.descriptors import Descriptors
 from pratima_iscsi.edges.link_address import LinkAddress
 from pratima_iscsi.edges.link_listener import Handshakes, Listener
 from pratima_iscsi.edges.link_sockets import EventHook, LinkContext, Socket, SocketReader
@@ -68,6 +69,7 @@ class ReplicaEndpoint:
         control: LinkAddress,
         data: LinkAddress | None = None,
         *,
+        descriptors: Descriptors | None = None,
         keys: CurveKeys | None = None,
         allowed: Iterable[str] = (),
         hook: EventHook | None = None,
@@ -88,6 +90,7 @@ class ReplicaEndpoint:
         self._handler = handler
         self._keys = keys
         self._hook = hook
+        self._descriptors = descriptors or Descriptors(spare=False)
         self._handshake_seconds = handshake_seconds
         self._connections_max = connections_max
         self._handshakes_max = handshakes_max
@@ -164,7 +167,14 @@ class ReplicaEndpoint:
     def _bind(self, socket: Socket, address: LinkAddress, handshakes_max: int) -> Listener:
         socket.ipv6 = address.is_ipv6
         handshakes = Handshakes(handshakes_max, self._handshake_seconds)
-        listener = Listener(self._context, socket, self._hook, self._connections_max, handshakes)
+        listener = Listener(
+            self._context,
+            socket,
+            self._hook,
+            self._descriptors,
+            self._connections_max,
+            handshakes,
+        )
         self._closing.append(listener)
         listener.bind(address)
         return listener

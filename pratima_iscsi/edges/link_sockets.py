@@ -148,7 +148,6 @@ class SocketEventKind(enum.IntEnum):
     CONNECT_RETRIED = zmq.EVENT_CONNECT_RETRIED
     LISTENING = zmq.EVENT_LISTENING
     ACCEPTED = zmq.EVENT_ACCEPTED
-    ACCEPT_FAILED = zmq.EVENT_ACCEPT_FAILED
     CLOSED = zmq.EVENT_CLOSED
     DISCONNECTED = zmq.EVENT_DISCONNECTED
     HANDSHAKE_FAILED_NO_DETAIL = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
@@ -158,7 +157,9 @@ class SocketEventKind(enum.IntEnum):
 
 
 _WATCHED: Final = sum(SocketEventKind)
-"""Not MONITOR_STOPPED: libzmq would send that one to a monitor that no longer reads."""
+"""Not MONITOR_STOPPED: libzmq would send that one to a monitor that no longer reads. Nor
+ACCEPT_FAILED: without a descriptor libzmq tries again at once, and says so each time, faster than
+anybody can listen."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ answers. One rule: nothing here waits, and nothing queues without a bound.
 """
 
 import asyncio
-import errno
 import ipaddress
 import logging
 import socket
@@ -16,10 +15,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from pratima_iscsi.edges.descriptors import SHORTAGES, Descriptors
 from pratima_iscsi.errors import StateError
 from pratima_iscsi.iscsi.connection import PEER_CLOSED, Connection
 from pratima_iscsi.iscsi.directory import Directory
 from pratima_iscsi.limits import (
+    ACCEPT_PAUSE_SECONDS,
     LISTEN_BACKLOG,
     LOGOUT_GRACE_SECONDS,
     OUTPUT_BYTES_MAX,
@@ -32,10 +33,6 @@ from pratima_iscsi.operations import Buffer
 
 LOG: Final = logging.getLogger(__name__)
 TICK_SECONDS: Final = 1.0
-ACCEPT_PAUSE_SECONDS: Final = 1.0
-"""How long a listener rests that could not accept for want of descriptors or memory."""
-SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-"""What ``accept`` fails with while the connection stays in the backlog, and wakes us again."""
 JOIN_BYTES_MAX: Final = 16384
 """Answers that together are no longer are joined: cheaper than a list for ``sendmsg``."""
 PDU_ROOM_BYTES: Final = RECEIVE_SEGMENT_BYTES_MAX + 2048
@@ -57,16 +54,21 @@ class Portal:
     answers are sent: completions that it brings about go with them.
     """
 
-    def __init__(self, directory: Directory, *, on_drained: Callable[[], None] = nothing) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        *,
+        descriptors: Descriptors | None = None,
+        on_drained: Callable[[], None] = nothing,
+    ) -> None:
         self.directory = directory
+        self._descriptors = descriptors or Descriptors(spare=False)
         self.on_drained = on_drained
         self.connections: set[PortalConnection] = set()
         self.addresses: list[tuple[str, int]] = []
         """Where it listens: host and port."""
         self._loop = asyncio.get_running_loop()
         self._listeners: list[socket.socket] = []
-        self._short = False
-        """Something is lacking to accept connections with, and that has been logged."""
         self._ticker: asyncio.TimerHandle | None = None
         self._fewer: asyncio.Event = asyncio.Event()
         """Set whenever a connection is closed."""
@@ -154,18 +156,15 @@ class Portal:
                 return
             except OSError as error:
                 if error.errno in SHORTAGES:
-                    self._pause(listener, error)
+                    self._pause(listener, error.errno)
                 else:
                     LOG.warning("cannot accept a connection: %s", error)
                 return
-            self._short = False
             self._admit(accepted, f"{peer[0]}:{peer[1]}")
 
-    def _pause(self, listener: socket.socket, error: OSError) -> None:
+    def _pause(self, listener: socket.socket, lacking: int) -> None:
         """Look away from a listener for a while: it stays readable, and would wake us at once."""
-        if not self._short:
-            self._short = True
-            LOG.warning("cannot accept connections for now: %s", error)
+        self._descriptors.ran_out(lacking)
         self._loop.remove_reader(listener)
         self._loop.call_later(ACCEPT_PAUSE_SECONDS, self._resume, listener)
 
@@ -174,6 +173,9 @@ class Portal:
             self._loop.add_reader(listener, self._accept, listener)
 
     def _admit(self, accepted: socket.socket, peer: str) -> None:
+        if not self._descriptors.lets_in(accepted.fileno()):
+            accepted.close()
+            return
         if len(self.connections) >= PORTAL_CONNECTIONS_MAX:
             LOG.warning("%s refused: %d connections are the most", peer, PORTAL_CONNECTIONS_MAX)
             accepted.close()

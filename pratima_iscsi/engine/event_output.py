@@ -8,13 +8,18 @@ from pathlib import Path
 
 from pratima_iscsi.control.options import EventOptions
 from pratima_iscsi.edges.curve import CurveKeys
+from pratima_iscsi.edges.descriptors import Descriptors
 from pratima_iscsi.edges.event_sockets import EventPublisher
 from pratima_iscsi.engine.process import Events
 from pratima_iscsi.errors import StateError
 
 
 async def open_publisher(
-    state: Path, options: EventOptions, keys: CurveKeys | None, events: Events
+    state: Path,
+    options: EventOptions,
+    keys: CurveKeys | None,
+    events: Events,
+    descriptors: Descriptors,
 ) -> EventPublisher:
     """Publish for the daemon whose state directory the caller holds locked.
 
@@ -25,6 +30,7 @@ async def open_publisher(
         allowed=options.allowed,
         on_subscriber=events.stream.snapshot,
         on_refused=lambda who: events.note("events", "watcher refused", who, alarm=False),
+        descriptors=descriptors,
     )
     try:
         publisher.open_local(state)

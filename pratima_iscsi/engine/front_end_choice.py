@@ -7,6 +7,7 @@ import logging
 from typing import Final
 
 from pratima_iscsi.control.options import FrontEndKind, ServeOptions
+from pratima_iscsi.edges.descriptors import Descriptors
 from pratima_iscsi.edges.directory import DiskDirectory
 from pratima_iscsi.edges.kernel_target import make_ready, why_not
 from pratima_iscsi.engine.front_end import FrontEnd
@@ -21,7 +22,11 @@ LOG: Final = logging.getLogger(__name__)
 
 
 def choose_front_end(
-    options: ServeOptions, events: Events, directory: DiskDirectory, node: bytes
+    options: ServeOptions,
+    events: Events,
+    directory: DiskDirectory,
+    node: bytes,
+    descriptors: Descriptors,
 ) -> tuple[FrontEnd, str]:
     """The front end that was asked for, and the reason that it is this one, in a few words.
 
@@ -43,7 +48,7 @@ def choose_front_end(
     LOG.info("front end: %s (%s)", kind.value, reason)
     if kind is FrontEndKind.TCMU:
         return _kernel(options, events, directory, node), reason
-    return PortalFrontEnd(options), reason
+    return PortalFrontEnd(options, descriptors), reason
 
 
 def _kernel(

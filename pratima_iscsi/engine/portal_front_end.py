@@ -4,6 +4,7 @@ One rule: what the PDUs of a wake-up ask of the groups is submitted before their
 """
 
 from pratima_iscsi.control.options import ServeOptions, check_apart
+from pratima_iscsi.edges.descriptors import Descriptors
 from pratima_iscsi.edges.portal import Portal
 from pratima_iscsi.engine.served_group import ServedGroup
 from pratima_iscsi.errors import UsageError
@@ -15,14 +16,14 @@ class PortalFrontEnd:
 
     name = "portal"
 
-    def __init__(self, options: ServeOptions) -> None:
+    def __init__(self, options: ServeOptions, descriptors: Descriptors) -> None:
         """Raises UsageError where the daemon's events want the portal's address."""
         if options.events.address is not None:
             check_apart({"--portal": options.portal, "--events": options.events.address})
         self._options = options
         self._groups: dict[str, ServedGroup] = {}
         self._directory = Directory.of((), () if options.account is None else (options.account,))
-        self.portal = Portal(self._directory, on_drained=self._drained)
+        self.portal = Portal(self._directory, descriptors=descriptors, on_drained=self._drained)
 
     def _drained(self) -> None:
         for group in self._groups.values():

@@ -22,6 +22,7 @@ import msgspec
 from pratima_iscsi import limits
 from pratima_iscsi.control.status import Alarm
 from pratima_iscsi.control.text import printable
+from pratima_iscsi.edges.descriptors import Descriptors, raise_descriptor_limit
 from pratima_iscsi.edges.directory import DiskDirectory
 from pratima_iscsi.edges.heap import keep_freed_memory
 from pratima_iscsi.edges.output import Output, OutputHandler
@@ -48,6 +49,7 @@ def run_loop(main: Callable[[], Coroutine[object, object, int]]) -> int:
     gc.freeze()  # what is loaded by now stays: no collection need look at it
     gc.set_threshold(GARBAGE_THRESHOLD)
     keep_freed_memory()
+    raise_descriptor_limit()
     factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     with contextlib.suppress(ImportError):
         factory = importlib.import_module("uvloop").new_event_loop
@@ -172,6 +174,11 @@ class Events:
 
 def _is_of(where: str, group: str) -> bool:
     return f"{where} ".startswith(f"group {group} ")
+
+
+def descriptors_of(events: Events) -> Descriptors:
+    """The daemon's descriptors; too few of them is an alarm."""
+    return Descriptors(lambda why: events.note("descriptors", "too few", why, alarm=True))
 
 
 def say(line: str) -> None:

@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import TypeVar
 
+from pratima_iscsi.edges.descriptors import Descriptors
 from pratima_iscsi.edges.portal import Portal
 from pratima_iscsi.iscsi.directory import Directory
 
@@ -23,7 +24,8 @@ SECONDS_MAX = 20.0
 class ServedPortal:
     """What a test sees of the portal in the other thread."""
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Directory, descriptors: Descriptors | None) -> None:
+        self.descriptors = descriptors
         self.directory = directory
         self.host = "127.0.0.1"
         self.port = 0
@@ -44,7 +46,7 @@ class ServedPortal:
         return self._loop.run_until_complete(within())
 
     def _begin(self) -> Portal:
-        portal = Portal(self.directory)
+        portal = Portal(self.directory, descriptors=self.descriptors)
         self.host, self.port = portal.listen(self.host, 0)
         return portal
 
@@ -80,12 +82,14 @@ class ServedPortal:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(SECONDS_MAX)
         self._loop.close()
+        if self.descriptors is not None:
+            self.descriptors.close()
 
 
 @contextmanager
-def served(directory: Directory) -> Iterator[ServedPortal]:
+def served(directory: Directory, descriptors: Descriptors | None = None) -> Iterator[ServedPortal]:
     """Serve until the block ends; an exception in the portal's loop fails the test."""
-    portal = ServedPortal(directory)
+    portal = ServedPortal(directory, descriptors)
     try:
         yield portal
     finally:

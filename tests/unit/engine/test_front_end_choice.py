@@ -7,6 +7,7 @@ import pytest
 
 from pratima_iscsi.control.options import EventOptions, FrontEndKind, ServeOptions
 from pratima_iscsi.edges import kernel_target
+from pratima_iscsi.edges.descriptors import Descriptors
 from pratima_iscsi.edges.directory import DiskDirectory
 from pratima_iscsi.edges.link_address import parse_address
 from pratima_iscsi.engine import front_end_choice
@@ -22,7 +23,9 @@ def options(kind: FrontEndKind) -> ServeOptions:
 
 async def chosen(kind: FrontEndKind, place: Path) -> tuple[str, str]:
     directory = DiskDirectory.open_at(place)
-    front_end, reason = choose_front_end(options(kind), Events(), directory, bytes(16))
+    front_end, reason = choose_front_end(
+        options(kind), Events(), directory, bytes(16), Descriptors(spare=False)
+    )
     directory.close()
     return front_end.name, reason
 
@@ -62,7 +65,7 @@ async def test_the_portals_address_is_not_that_of_the_events(
             if clashes:
                 words = "--portal and --events want the same port: 127.0.0.1:3260"
                 raised.enter_context(pytest.raises(UsageError, match=words))
-            choose_front_end(made, Events(), directory, bytes(16))
+            choose_front_end(made, Events(), directory, bytes(16), Descriptors(spare=False))
         directory.close()
 
 

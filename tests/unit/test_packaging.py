@@ -11,6 +11,7 @@ import pytest
 
 from pratima_iscsi.cli.replica import command as replica_command
 from pratima_iscsi.cli.serve import command as serve_command
+from pratima_iscsi.limits import GROUPS_MAX, PORTAL_CONNECTIONS_MAX
 
 ROOT = Path(__file__).parents[2]
 SYSTEMD = ROOT / "packaging" / "systemd"
@@ -80,6 +81,7 @@ def test_a_unit_waits_for_ready_and_is_watched(unit: Path) -> None:
     found = settings(unit)
     assert found["Service", "Type"] == ["notify"]
     assert ("Service", "WatchdogSec") in found and ("Service", "MemoryMax") in found
+    assert int(found["Service", "LimitNOFILE"][0]) >= 12 * GROUPS_MAX + PORTAL_CONNECTIONS_MAX
     assert found["Service", "UMask"] == ["0077"]
     assert found["Service", "CapabilityBoundingSet"] == [""]
 

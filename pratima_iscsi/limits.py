@@ -158,6 +158,8 @@ LONG_BUFFER_BYTES: Final = MIB
 DESCRIPTORS_KEPT: Final = 64
 """The last of a process's descriptors, which no connection from outside gets; an eighth of them
 where there are few."""
+GROUP_DESCRIPTORS: Final = 12
+"""What a group of one volume and one link has open."""
 ACCEPT_PAUSE_SECONDS: Final = 1.0
 """How long nobody is let in, for want of descriptors or memory, before it is tried again."""
 

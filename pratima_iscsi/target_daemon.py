@@ -64,7 +64,14 @@ class TargetDaemon(SourceVerbs):
         self.front_end, self._why = choose_front_end(
             options, self.events, directory, self._node, self.descriptors
         )
-        self.targets = Targets(directory, options, self.groups, self._open_group, self.front_end)
+        self.targets = Targets(
+            directory,
+            options,
+            self.groups,
+            self._open_group,
+            self.front_end,
+            self.descriptors,
+        )
 
     async def _open_group(self, options: ServeGroup) -> ServedGroup:
         return await ServedGroup.open(options, self.options, self._node, self._context, self.events)

@@ -2,7 +2,7 @@
 
 The kernel gives out the lowest number that is free, so a high number says that few are left. One
 rule: no connection from outside keeps one of the last DESCRIPTORS_KEPT. They are for files, for the
-daemon's own connections, and for the operator who asks what is wrong.
+daemon's own connections, and for the operator who asks what is wrong. Nor does a new target.
 
 Where even those are in use nothing can be accepted, so nothing can be refused either: a waiting
 connection would wake its listener over and over. For that there is a spare one, given up for a
@@ -21,6 +21,7 @@ from pratima_iscsi.limits import ACCEPT_PAUSE_SECONDS, DESCRIPTORS_KEPT
 
 SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """What ``accept`` fails with while the connection stays in the backlog, and wakes us again."""
+MORE: Final = "raise LimitNOFILE of the daemon's unit, or ulimit -n, and restart it"
 
 
 def raise_descriptor_limit() -> None:
@@ -36,14 +37,16 @@ def descriptor_limit() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-def is_one_of_the_last(descriptor: int, limit: int) -> bool:
-    """Whether a descriptor that was just given out is one of those that are kept, of ``limit``."""
-    return descriptor >= limit - min(DESCRIPTORS_KEPT, limit // 8)
+def first_of_the_last(limit: int) -> int:
+    """The number from which on the descriptors are those that are kept, of ``limit``."""
+    return limit - min(DESCRIPTORS_KEPT, limit // 8)
 
 
 class Descriptors:
-    """Decides which connections from outside a process has descriptors for; all its listeners
-    share one. ``on_short`` is told, once until there are enough again, what to do."""
+    """Decides what a process has descriptors for; all its listeners share one.
+
+    ``on_short`` is told what to do, once until there are enough again.
+    """
 
     def __init__(
         self, on_short: Callable[[str], None] = lambda why: None, *, spare: bool = True
@@ -55,13 +58,27 @@ class Descriptors:
         self._timer: asyncio.TimerHandle | None = None
         self._has_spare()
 
+    def watch(self) -> None:
+        """Look from now on, in the loop that runs, whether there are enough."""
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(ACCEPT_PAUSE_SECONDS, self.watch)
+        self._judge(self.room_for(0))
+
     def lets_in(self, descriptor: int) -> bool:
         """Whether a connection that was accepted may stay; if not, it is to be shut."""
-        if is_one_of_the_last(descriptor, descriptor_limit()) or not self._has_spare():
-            self._tell(errno.EMFILE)
+        first = first_of_the_last(descriptor_limit())
+        return self._judge(descriptor < first and self._has_spare())
+
+    def room_for(self, count: int) -> bool:
+        """Whether ``count`` more leave the last ones free."""
+        if not self._has_spare():
             return False
-        self._short = False
-        return True
+        try:
+            lowest = _any_descriptor()
+        except OSError:
+            return False
+        os.close(lowest)
+        return lowest + count < first_of_the_last(descriptor_limit())
 
     def lacking(self) -> int:
         """Of SHORTAGES the one that there is now; 0: there is a descriptor."""
@@ -72,32 +89,29 @@ class Descriptors:
         return 0
 
     def ran_out(self, lacking: int) -> None:
-        """A connection waits that could not be accepted, for want of one of SHORTAGES."""
+        """A connection waits that could not be accepted, for want of one of SHORTAGES: give up the
+        spare one until it is looked for again."""
         self._tell(lacking)
         self._drop_spare()
-        if self._timer is None:
-            self._take_spare_later()
 
     def close(self) -> None:
-        """Give the spare one up for good."""
+        """Look no more, and give the spare one up for good."""
         self._wants_spare = False
         self._drop_spare()
         if self._timer is not None:
             self._timer.cancel()
 
+    def _judge(self, enough: bool) -> bool:
+        if enough:
+            self._short = False
+        else:
+            self._tell(errno.EMFILE)
+        return enough
+
     def _tell(self, lacking: int) -> None:
         if not self._short:
             self._short = True
             self._on_short(_explained(lacking))
-
-    def _take_spare_later(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(ACCEPT_PAUSE_SECONDS, self._take_spare)
-
-    def _take_spare(self) -> None:
-        self._timer = None
-        if not self._has_spare():
-            self._take_spare_later()
 
     def _has_spare(self) -> bool:
         """Whether there is the spare one that is wanted; taken again if there can be."""
@@ -119,8 +133,8 @@ def _any_descriptor() -> int:
 def _explained(error: int) -> str:
     if error == errno.EMFILE:
         return (
-            f"of {descriptor_limit()} descriptors too few are left to let connections in: raise "
-            "LimitNOFILE of its unit, or ulimit -n, and restart it"
+            f"of {descriptor_limit()} descriptors only the last are left, which no connection from "
+            f"outside gets: {MORE}"
         )
     return (
         f"connections cannot be let in: {os.strerror(error)}: see to the machine's memory and to "

@@ -177,8 +177,10 @@ def _is_of(where: str, group: str) -> bool:
 
 
 def descriptors_of(events: Events) -> Descriptors:
-    """The daemon's descriptors; too few of them is an alarm."""
-    return Descriptors(lambda why: events.note("descriptors", "too few", why, alarm=True))
+    """The daemon's descriptors, watched by its loop; too few of them is an alarm."""
+    descriptors = Descriptors(lambda why: events.note("descriptors", "too few", why, alarm=True))
+    descriptors.watch()
+    return descriptors
 
 
 def say(line: str) -> None:

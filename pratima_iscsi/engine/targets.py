@@ -15,10 +15,12 @@ from pratima_iscsi.control.options import ServeGroup, ServeOptions, group_direct
 from pratima_iscsi.control.sections import ServeGroupSection, TargetsFile
 from pratima_iscsi.control.target_list import Origin, TargetList, TargetLun, TargetStatus
 from pratima_iscsi.control.targets_file import NAME, read_targets, write_targets
+from pratima_iscsi.edges.descriptors import MORE, Descriptors, descriptor_limit
 from pratima_iscsi.edges.directory import DiskDirectory
 from pratima_iscsi.engine.front_end import FrontEnd
 from pratima_iscsi.engine.served_group import ServedGroup
 from pratima_iscsi.errors import OperatorError, StateError, UsageError
+from pratima_iscsi.limits import GROUP_DESCRIPTORS
 
 Opener = Callable[[ServeGroup], Awaitable[ServedGroup]]
 """Opens a group; raises OperatorError with nothing left open."""
@@ -34,6 +36,7 @@ class Targets:
         groups: dict[str, ServedGroup],
         open_group: Opener,
         front_end: FrontEnd,
+        descriptors: Descriptors,
     ) -> None:
         """``groups`` is what is served, and is kept up to date here."""
         self._directory = directory
@@ -41,6 +44,7 @@ class Targets:
         self._groups = groups
         self._open_group = open_group
         self._front_end = front_end
+        self._descriptors = descriptors
         self._configured = frozenset(group.name for group in options.groups)
         """Groups of the configuration: they are as it says, and no command changes them."""
         self._sections: dict[str, ServeGroupSection] = {}
@@ -105,6 +109,7 @@ class Targets:
                     f"pratima target delete {name} first: its volumes and its state stay",
                 )
             options = self._checked(section)
+            self._refuse_crowd(options)
             before = dict(self._sections)
             await self._remember({**before, name: section})
             try:
@@ -162,6 +167,15 @@ class Targets:
                 f"{sessions} sessions are logged in to {group.options.target}",
                 "log them out there, or give --end-sessions: what they have under way is then lost "
                 "to them",
+            )
+
+    def _refuse_crowd(self, options: ServeGroup) -> None:
+        parts = max(len(options.volumes), len(options.replicas))
+        if not self._descriptors.room_for(parts * GROUP_DESCRIPTORS):
+            raise StateError(
+                f"too few of this daemon's {descriptor_limit()} descriptors are left for one more "
+                "target",
+                MORE,
             )
 
     def _refuse_configured(self, name: str) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from pratima_iscsi.control.status import Alarm
-from tests.integration.daemons.nodes import BLOCK, Node, Pair
+from pratima_iscsi.limits import GROUP_DESCRIPTORS
+from tests.integration.daemons.nodes import BLOCK, Node, Pair, Served
 from tests.torture.daemons import wait_until
 
 STRANGERS = 60
@@ -77,6 +78,27 @@ def wait_alarm(node: Node) -> None:
     alarm = wait_until(lambda: alarm_of(node), SECONDS, "an alarm", [node])
     assert alarm.event == "too few" and "raise LimitNOFILE" in alarm.reason
     assert node.log.read_text().count("descriptors: too few") == 1
+
+
+def test_a_target_is_not_made_of_the_last_descriptors_and_says_why(place: Path) -> None:
+    served = Served(place)
+    with served:
+        served.start()
+        with limited(served, GROUP_DESCRIPTORS):
+            made = served.create("db")
+            assert made.returncode == 2 and "descriptors are left for one more" in made.stderr
+            assert "raise LimitNOFILE" in made.stderr
+            assert served.targets() == {}
+        assert served.create("db").returncode == 0
+
+
+def test_a_target_whose_own_files_take_the_last_descriptors_says_so(place: Path) -> None:
+    served = Served(place)
+    with served:
+        served.start()
+        with limited(served, 0):
+            served.wait_said("descriptors: too few")
+        wait_alarm(served)
 
 
 def write_through(pair: Pair) -> None:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from pratima_iscsi.edges.descriptors import Descriptors, descriptor_limit, is_one_of_the_last
+from pratima_iscsi.edges.descriptors import Descriptors, descriptor_limit, first_of_the_last
 from pratima_iscsi.limits import DESCRIPTORS_KEPT
 from tests.support.on_loop import on_loop
 
@@ -29,7 +29,7 @@ async def main():
     told = []
     ours = descriptors.Descriptors(told.append)
     taken = []
-    assert not ours.lacking()
+    assert not ours.lacking() and ours.room_for(200) and not ours.room_for(224)
     with contextlib.suppress(OSError):
         while True:
             taken.append(os.dup(0))
@@ -38,9 +38,10 @@ async def main():
     assert ours.lacking() and not ours.lets_in(accepted)
     os.close(accepted)
     assert not ours.lacking()
+    ours.watch()
     while not ours.lacking():  # until the spare one is held again
         await asyncio.sleep(0)
-    assert not ours.lets_in(taken[-1])
+    assert not ours.lets_in(taken[-1]) and not ours.room_for(0)
     for one in taken:
         os.close(one)
     accepted = os.dup(0)
@@ -70,8 +71,7 @@ def test_a_process_that_is_full_makes_room_for_one_connection_to_be_shut() -> No
     ("limit", "first"), [(64, 56), (256, 224), (1024, 1024 - DESCRIPTORS_KEPT), (1 << 20, 1048512)]
 )
 def test_the_last_descriptors_are_a_few_and_of_few_an_eighth(limit: int, first: int) -> None:
-    assert is_one_of_the_last(first, limit)
-    assert not is_one_of_the_last(first - 1, limit)
+    assert first_of_the_last(limit) == first
 
 
 @on_loop

@@ -286,7 +286,7 @@ ADDITIONAL_HEADER_BYTES_MAX: Final = 1020
 PING_SECONDS: Final = 15.0
 """Silence after which the portal pings an initiator."""
 PING_TIMEOUT_SECONDS: Final = 30.0
-"""Silence after which it drops the connection."""
+"""Silence, the ping in its middle, after which it drops the connection."""
 LOGOUT_GRACE_SECONDS: Final = 3.0
 """How long a planned shutdown waits for the logouts that it asked for."""
 INITIATOR_TASKS_MAX: Final = 1024

@@ -23,6 +23,7 @@ from pratima_iscsi.limits import (
     ACCEPT_PAUSE_SECONDS,
     LISTEN_BACKLOG,
     LOGOUT_GRACE_SECONDS,
+    LOOP_LAG_SECONDS_MAX,
     OUTPUT_BYTES_MAX,
     PORTAL_CONNECTIONS_MAX,
     PORTAL_LOGINS_MAX,
@@ -70,6 +71,8 @@ class Portal:
         self._loop = asyncio.get_running_loop()
         self._listeners: list[socket.socket] = []
         self._ticker: asyncio.TimerHandle | None = None
+        self._tick_at = 0.0
+        """When the ticker is due."""
         self._fewer: asyncio.Event = asyncio.Event()
         """Set whenever a connection is closed."""
 
@@ -94,7 +97,7 @@ class Portal:
         self._listeners.append(listener)
         self._loop.add_reader(listener, self._accept, listener)
         if self._ticker is None:
-            self._ticker = self._loop.call_later(TICK_SECONDS, self._tick)
+            self._tick_later()
         bound = listener.getsockname()[:2]
         address = (str(bound[0]), int(bound[1]))
         self.addresses.append(address)
@@ -191,8 +194,15 @@ class Portal:
 
     def _tick(self) -> None:
         now = self._loop.time()
+        late = now - self._tick_at
         for connection in list(self.connections):
+            if late > LOOP_LAG_SECONDS_MAX:
+                connection.state.excuse(late, now)
             connection.tick(now)
+        self._tick_later()
+
+    def _tick_later(self) -> None:
+        self._tick_at = self._loop.time() + TICK_SECONDS
         self._ticker = self._loop.call_later(TICK_SECONDS, self._tick)
 
 

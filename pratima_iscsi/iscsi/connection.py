@@ -51,7 +51,7 @@ class Connection:
         "_heard_at",
         "_login",
         "_out",
-        "_pinged",
+        "_pinged_at",
         "_received",
         "_stat_sn",
         "_wake",
@@ -74,7 +74,7 @@ class Connection:
         self._stat_sn = 1
         self._heard_at = now
         self._received = False
-        self._pinged = False
+        self._pinged_at: float | None = None
 
     @property
     def closing(self) -> str:
@@ -139,11 +139,18 @@ class Connection:
         elif not self.session.closing:
             request_logout(self.session, seconds)
 
+    def excuse(self, seconds: float, now: float) -> None:
+        """Our own loop was late by ``seconds``: that is no silence of the initiator's."""
+        self.started = min(now, self.started + seconds)
+        self._heard_at = min(now, self._heard_at + seconds)
+        if self._pinged_at is not None:
+            self._pinged_at = min(now, self._pinged_at + seconds)
+
     def tick(self, now: float) -> None:
         """Time passes: bound the login, ping a silent initiator, drop one that stays silent."""
         if self._received:
             self._received = False
-            self._pinged = False
+            self._pinged_at = None
             self._heard_at = now
         if self.closing:
             return
@@ -153,11 +160,12 @@ class Connection:
                 self._wake()
             return
         silence = now - self._heard_at
-        if silence > PING_TIMEOUT_SECONDS:
-            self.session.end(f"nothing heard for {PING_TIMEOUT_SECONDS:.0f} s")
-        elif silence > PING_SECONDS and not self._pinged:
-            self._pinged = True
-            ping(self.session)
+        if self._pinged_at is None:
+            if silence > PING_SECONDS:
+                self._pinged_at = now
+                ping(self.session)
+        elif now - self._pinged_at > PING_TIMEOUT_SECONDS - PING_SECONDS:
+            self.session.end(f"nothing heard for {silence:.0f} s, and a ping was not answered")
 
     # --- the login phase -------------------------------------------------------------------------
 

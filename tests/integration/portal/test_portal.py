@@ -18,6 +18,7 @@ from pratima_iscsi.iscsi.pdu import Function, FunctionResponse
 from pratima_iscsi.limits import (
     DATA_IN_BYTES_MAX,
     OUTPUT_BYTES_MAX,
+    PING_TIMEOUT_SECONDS,
     PORTAL_LOGINS_MAX,
     RECEIVE_BUFFER_BYTES,
 )
@@ -249,6 +250,24 @@ def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
             assert another.ping(b"let in") == b"let in"
         for session in sessions:
             session.logout()
+
+
+@pytest.mark.plain
+def test_an_initiator_is_not_dropped_for_the_time_in_which_the_loop_stood_still() -> None:
+    with served(Lab().directory) as portal, connect(portal) as initiator:
+
+        def stood_still(seconds: float) -> bool:
+            """As if the loop, and so the initiator, had done nothing for so long."""
+            (connection,) = portal.portal.connections
+            connection.state.tick(portal.portal._loop.time())
+            connection.state._heard_at -= seconds
+            portal.portal._ticker.cancel()
+            portal.portal._tick_at -= seconds
+            portal.portal._tick()
+            return connection.state._pinged_at is not None
+
+        assert not portal.call(lambda: stood_still(10 * PING_TIMEOUT_SECONDS))
+        assert initiator.ping(b"there?") == b"there?"
 
 
 def test_reinstatement_closes_the_old_connection() -> None:

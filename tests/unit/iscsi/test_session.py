@@ -2,6 +2,7 @@
 
 import pytest
 
+from pratima_iscsi.iscsi.connection import Connection
 from pratima_iscsi.iscsi.directory import ServedTarget
 from pratima_iscsi.iscsi.pdu import RESERVED_TAG, TAIL_WORDS, Opcode, RejectReason
 from pratima_iscsi.iscsi.ticket import Ticket
@@ -9,6 +10,7 @@ from pratima_iscsi.limits import (
     DATA_IN_BYTES_MAX,
     DATA_OUT_BYTES_MAX,
     IMMEDIATE_COMMANDS_MAX,
+    LOGIN_SECONDS_MAX,
     PING_SECONDS,
     PING_TIMEOUT_SECONDS,
     QUEUE_DEPTH_MAX,
@@ -461,8 +463,45 @@ def test_a_silent_initiator_is_pinged_and_then_dropped() -> None:
     assert not pair.closing, "its answer was heard"
     pair.initiator.answer_pings = False
     pair.settle()
-    pair.connection.tick(2 * PING_SECONDS + 2 + PING_TIMEOUT_SECONDS)
+    pair.connection.tick(2 * PING_SECONDS + 3)
+    pair.settle()
+    pair.connection.tick(PING_SECONDS + 3 + PING_TIMEOUT_SECONDS)
+    assert not pair.closing
+    pair.connection.tick(PING_SECONDS + 4 + PING_TIMEOUT_SECONDS)
     assert "nothing heard" in pair.closing
+
+
+def test_no_initiator_is_dropped_before_it_was_pinged() -> None:
+    pair = Lab().pair()
+    pair.connection.tick(0.0)
+    pair.connection.tick(10 * PING_TIMEOUT_SECONDS)
+    pair.settle()
+    assert len(pair.of(Opcode.NOP_IN)) == 1 and not pair.closing
+    pair.connection.tick(11 * PING_TIMEOUT_SECONDS)
+    assert not pair.closing, "its answer was heard"
+
+
+def test_time_in_which_our_loop_stood_still_is_no_silence_of_the_initiators() -> None:
+    pair = Lab().pair()
+    pair.initiator.answer_pings = False
+    pair.connection.tick(0.0)
+    pinged = PING_SECONDS + 1
+    pair.connection.tick(pinged)
+    pair.connection.excuse(100.0, pinged + 101)
+    pair.connection.tick(pinged + 101)
+    assert not pair.closing, "its answer may lie there unread"
+    pair.connection.tick(pinged + 101 + PING_TIMEOUT_SECONDS - PING_SECONDS)
+    assert "nothing heard" in pair.closing
+
+
+def test_a_login_has_its_time_though_our_loop_stood_still() -> None:
+    connection = Connection(Lab().directory, "127.0.0.1:3260", lambda: None, 0.0)
+    late = 10 * LOGIN_SECONDS_MAX
+    connection.excuse(late, late + 1)
+    connection.tick(late + 1)
+    assert not connection.closing
+    connection.tick(late + LOGIN_SECONDS_MAX + 1)
+    assert "no login within" in connection.closing
 
 
 def test_pings_advance_no_statsn() -> None:

@@ -27,7 +27,7 @@ from pratima_iscsi.control.requests import (
 from pratima_iscsi.control.sections import ServeGroupSection
 from pratima_iscsi.control.status import NodeStatus
 from pratima_iscsi.control.target_list import TargetList
-from pratima_iscsi.errors import OperatorError, UsageError
+from pratima_iscsi.errors import OperatorError, StateError, UsageError
 
 
 class Daemon(Protocol):
@@ -78,6 +78,11 @@ async def answer(daemon: Daemon, data: bytes) -> bytes:
         result = await _carry_out(daemon, decode_request(data))
     except OperatorError as error:
         result = Failed(error.problem, error.next_step, error.exit_code)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        problem = f"{where}{error.strerror or error}"
+        failed = StateError(problem, "see to the daemon's disk or the file, and try again")
+        result = Failed(failed.problem, failed.next_step, failed.exit_code)
     return encode_answer(result)
 
 

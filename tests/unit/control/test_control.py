@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import stat
@@ -97,6 +98,8 @@ class FakeDaemon:
         self.asked.append(("status", group))
         if group == "none":
             raise UsageError("there is no group none", "see pratima status")
+        if group == "full":
+            raise OSError(errno.ENOSPC, "No space left on device", "state.db")
         return node(primary(SYNCED))
 
     def resync(self, group: str, replica: str, from_primary: bool) -> str:
@@ -248,6 +251,17 @@ def test_a_refusal_comes_with_its_next_step(state: Path) -> None:
             pytest.raises(RequestRefused, match=r"no group none; see pratima status"),
         ):
             client.status("none")
+
+    with_daemon(state, ask)
+
+
+def test_an_error_of_the_daemons_disk_is_an_answer_and_no_hangup(state: Path) -> None:
+    def ask(path: Path) -> None:
+        with (
+            ControlClient(state) as client,
+            pytest.raises(RequestRefused, match=r"state.db: No space left on device; see to the"),
+        ):
+            client.status("full")
 
     with_daemon(state, ask)
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
@@ -34,9 +35,17 @@ def test_a_signal_given_twice_under_load_is_a_clean_stop(place: Path) -> None:
         assert pair.primary.wait() == 0
 
 
+@pytest.fixture
+def hangups_count() -> Iterator[None]:
+    """What is started has SIGHUP as a terminal gives it, also where the tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("kind", [Primary, Replica])
 def test_a_hangup_is_a_clean_stop_unless_it_is_ignored(
-    place: Path, kind: type[Primary] | type[Replica]
+    place: Path, kind: type[Primary] | type[Replica], hangups_count: None
 ) -> None:
     with kind(place) as node:
         node.start()

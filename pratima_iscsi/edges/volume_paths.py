@@ -20,7 +20,7 @@ def remember_volume_paths(directory: Path, paths: Sequence[Path]) -> None:
     """Record the volumes' paths, in the group's order; durable on return. Raises OSError."""
     text = json.dumps([os.fspath(path.absolute()) for path in paths])
     with suppress(OSError):
-        if (directory / PATHS_NAME).read_text(encoding="utf-8") == text:
+        if (directory / PATHS_NAME).read_bytes() == text.encode():
             return
     new = directory / (PATHS_NAME + ".new")
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

@@ -54,3 +54,9 @@ class SyncError(OSError):
     def of(cls, error: OSError) -> "SyncError":
         """The same error, known to be one of a sync."""
         return cls(error.errno, error.strerror, error.filename)
+
+
+def in_words(error: OSError) -> str:
+    """What is wrong, and with which file where the error knows it."""
+    where = f"{error.filename}: " if error.filename else ""
+    return f"{where}{error.strerror or error}"

@@ -13,7 +13,7 @@ import click
 
 from pratima_iscsi import EXIT_INTERRUPTED, __version__, hot_path
 from pratima_iscsi.cli.lazy import LazyGroup
-from pratima_iscsi.errors import OperatorError
+from pratima_iscsi.errors import OperatorError, in_words
 
 COMMANDS: Final = (
     "serve",
@@ -75,8 +75,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads any more
         return EXIT_USAGE
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        _say(f"{where}{error.strerror or error}", "see to the disk or the file, and try again")
+        _say(in_words(error), "see to the disk or the file, and try again")
         return EXIT_USAGE
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED

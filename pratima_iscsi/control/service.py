@@ -27,7 +27,7 @@ from pratima_iscsi.control.requests import (
 from pratima_iscsi.control.sections import ServeGroupSection
 from pratima_iscsi.control.status import NodeStatus
 from pratima_iscsi.control.target_list import TargetList
-from pratima_iscsi.errors import OperatorError, StateError, UsageError
+from pratima_iscsi.errors import OperatorError, UsageError, in_words
 
 
 class Daemon(Protocol):
@@ -79,10 +79,8 @@ async def answer(daemon: Daemon, data: bytes) -> bytes:
     except OperatorError as error:
         result = Failed(error.problem, error.next_step, error.exit_code)
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        problem = f"{where}{error.strerror or error}"
-        failed = StateError(problem, "see to the daemon's disk or the file, and try again")
-        result = Failed(failed.problem, failed.next_step, failed.exit_code)
+        next_step = "see to the daemon's disk or the file, and try again"
+        result = Failed(in_words(error), next_step, OperatorError.exit_code)
     return encode_answer(result)
 
 

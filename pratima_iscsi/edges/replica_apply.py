@@ -154,11 +154,10 @@ class Applier:
 
     def abandon(self) -> None:
         """Forget the open staged transaction, durably: the old consistent point stays, and a source
-        that asks is told that nothing is open here."""
+        that asks is told that nothing is open here. Its files are then ``remove_old_staging``'s."""
         assert self.is_staging
         self._close_staging()
         self.persist(replace(self.state, transaction=0))
-        self.remove_old_staging()
 
     def give_up(self, reason: str, applied: int, *, discard: bool = False) -> None:
         """Be INCONSISTENT for ``reason``, with no transaction and nothing staged; the journal up to

@@ -80,10 +80,7 @@ class ReplicaGroup:
         self._mending: asyncio.TimerHandle | None = None
         self.sink = self._new_sink()
         self._durable = self.sink.durable
-        if self.store.unrecovered:
-            self._report("failed", self.store.unrecovered, alarm=True)
-            self._mend_later()
-        elif self.store.abandoned:
+        if not self._waits_for_recovery() and self.store.abandoned:
             self._report("recovered", self._recovered())
 
     def _new_sink(self) -> Sink:
@@ -281,13 +278,18 @@ class ReplicaGroup:
         self.sink = self._new_sink()
         self._durable = self.sink.durable
         self._session = None
-        if store.unrecovered:
-            self._report("failed", store.unrecovered, alarm=True)
-            self._mend_later()
+        if self._waits_for_recovery():
             return
         if store.state.consistent:
             self._mend_after = limits.MEND_SECONDS_MIN
         self._report("recovered", self._recovered(), alarm=not store.state.consistent)
+
+    def _waits_for_recovery(self) -> bool:
+        """Whether the store that was opened could not be recovered, and is to be opened again."""
+        if self.store.unrecovered:
+            self._report("failed", self.store.unrecovered, alarm=True)
+            self._mend_later()
+        return bool(self.store.unrecovered)
 
     def _recovered(self) -> str:
         """What a recovery brought, in the operator's words."""

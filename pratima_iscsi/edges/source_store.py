@@ -289,15 +289,13 @@ class SourceStore:
         )
         self._write(StoredState(replace(state, boot_id=boot_id, links=links)))
 
-    def known_size(self, name: str, among: Collection[str] = ()) -> int | None:
-        """How large the group knows its volume of this name: its file or device may have more. None
-        where the volume is new; 0 where it may not be, for the group's volumes are forgotten, or
-        one of them is not ``among`` the names that there are now: this may be its new name."""
+    def known_sizes(self, names: Collection[str]) -> dict[str, int | None]:
+        """How large the group knows its volumes of these names, which are all that there are now:
+        their files or devices may have more. None where a volume is new; 0 where it may not be, for
+        the group's volumes are forgotten, or have one of another name: this may be its new one."""
         known = {volume.name: volume.size for volume in self._known_volumes()}
-        if not known and self.is_new:
-            return None
-        doubtful = not known or (among and not known.keys() <= set(among))
-        return known.get(name, 0 if doubtful else None)
+        is_new = self.is_new if not known else known.keys() <= set(names)
+        return {name: known.get(name, None if is_new else 0) for name in names}
 
     @property
     def is_new(self) -> bool:

@@ -51,10 +51,9 @@ class GroupDisks:
             made = _Made(path, store, before, store.is_new)
             opened.callback(made.remove)
             volumes = []
-            names = [wanted.name for wanted in options.volumes]
+            known = store.known_sizes([wanted.name for wanted in options.volumes])
             for wanted in options.volumes:
-                known = store.known_size(wanted.name, among=names)
-                volume = Volume.open(wanted.path, size=wanted.size, known=known)
+                volume = Volume.open(wanted.path, size=wanted.size, known=known[wanted.name])
                 opened.callback(volume.close)
                 volumes.append(volume)
                 if volume.is_new:
@@ -132,7 +131,7 @@ def _remember(
 ) -> None:
     """A link that is synchronous once counts as such after any power cut, and a volume that the
     group has once is never made anew."""
-    if not all(store.known_size(volume.name) for volume in volumes):
+    if not all(store.known_sizes([volume.name for volume in volumes]).values()):
         store.remember_volumes(volumes)
     stored = {link.name: link for link in state.links}
     for replica in options.replicas:

@@ -1,12 +1,14 @@
 """A disk of the replica fails at work: no false acknowledgement, and it mends itself."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from random import Random
 
 import pytest
 
-from tests.integration.daemons.nodes import Pair, in_step, ports
-from tests.integration.daemons.test_groups import Configured, replica_file, serve_file
+from pratima_iscsi.edges.initiator import Initiator
+from tests.integration.daemons.nodes import Pair
+from tests.integration.daemons.test_groups import ConfiguredPair
 from tests.integration.daemons.test_outage import write_blocks
 from tests.torture.faults import Shim, SyscallFault, build, compiler, happened
 
@@ -18,6 +20,15 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Shim:
     if cc is None:
         pytest.skip("needs a C compiler: apt-get install gcc libc6-dev")
     return build(tmp_path_factory.mktemp("shim"), cc)
+
+
+def write_until_it_happens(
+    pair: Pair, session: Initiator, environment: Mapping[str, str], draw: Random
+) -> None:
+    """Write here and there until a fault of this environment has happened."""
+    while not happened(environment):
+        write_blocks(session, draw.sample(range(1000), 20), draw)
+        pair.primary.check_alive("writing")
 
 
 @pytest.mark.parametrize(
@@ -43,9 +54,7 @@ def test_a_failed_call_costs_no_write_and_the_replica_comes_back(
         pair.replica.wait_answers()
         pair.primary.wait_synced(pair.replica)
         with pair.primary.login() as session:
-            while not happened(environment):
-                write_blocks(session, draw.sample(range(1000), 20), draw)
-                pair.primary.check_alive("writing")
+            write_until_it_happens(pair, session, environment, draw)
             write_blocks(session, draw.sample(range(1000), 20), draw)
         pair.wait_equal()
         assert pair.replica.runs
@@ -64,9 +73,7 @@ def test_a_group_that_mends_itself_tries_again_when_its_state_cannot_be_read(
         pair.replica.wait_answers()
         pair.primary.wait_synced(pair.replica)
         with pair.primary.login() as session:
-            while not happened(environment):
-                write_blocks(session, draw.sample(range(1000), 20), draw)
-                pair.primary.check_alive("writing")
+            write_until_it_happens(pair, session, environment, draw)
         pair.replica.wait_said("failed: the replica cannot be recovered: Input/output error")
         pair.wait_equal()
         assert len(happened(environment)) == 2
@@ -83,23 +90,12 @@ def test_a_group_that_mends_itself_tries_again_when_its_state_cannot_be_read(
 def test_a_group_that_cannot_be_recovered_for_now_stops_no_other_and_mends_itself(
     place: Path, shim: Shim, fault: SyscallFault, error: str
 ) -> None:
-    port = ports(3)
-    serve = Configured("serve", serve_file(place, ports(1), port), place)
-    replica = Configured("replica", replica_file(place, port), place)
+    pair = ConfiguredPair(place)
     faults = shim.environment([fault], place / "faults.log")
-
-    def both_in_step() -> None:
-        for group in ("db", "files"):
-            serve.wait_status(in_step, f"{group} in step", replica, group=group)
-
-    with serve, replica:
-        replica.launch()
-        serve.start()
-        replica.wait_answers()
-        both_in_step()
+    with pair.in_step() as (_, replica):
         replica.finish()
         replica.launch(faults)
         replica.wait_said(f"db: failed: the replica cannot be recovered: {error}")
         replica.wait_said("db: recovered: recovered at")
         assert len(happened(faults)) == 1
-        both_in_step()
+        pair.wait_in_step()

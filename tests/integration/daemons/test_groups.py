@@ -1,7 +1,8 @@
 """Several volumes in one order, several groups in one daemon, several primaries at one replica."""
 
 import json
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from random import Random
 
@@ -128,17 +129,34 @@ class Configured(Node):
         self.command = [*self.command[:3], verb, "--config", str(config)]
 
 
-def test_one_file_configures_several_groups_of_several_volumes(place: Path) -> None:
-    portal, port = ports(1), ports(3)
-    serve = Configured("serve", serve_file(place, portal, port), place)
-    replica = Configured("replica", replica_file(place, port), place)
-    with serve, replica:
-        replica.launch()
-        serve.start()
-        replica.wait_answers()
+class ConfiguredPair:
+    """A primary and a replica of two groups, ``db`` and ``files``, each with its file."""
+
+    def __init__(self, place: Path) -> None:
+        self.portal, self.port = ports(1), ports(3)
+        self.serve = Configured("serve", serve_file(place, self.portal, self.port), place)
+        self.replica = Configured("replica", replica_file(place, self.port), place)
+
+    @contextmanager
+    def in_step(self) -> Iterator[tuple[Configured, Configured]]:
+        """Both run, and both groups are in step: the primary and the replica."""
+        with self.serve, self.replica:
+            self.replica.launch()
+            self.serve.start()
+            self.replica.wait_answers()
+            self.wait_in_step()
+            yield self.serve, self.replica
+
+    def wait_in_step(self) -> None:
+        """Wait until both groups are."""
         for group in ("db", "files"):
-            serve.wait_status(in_step, f"{group} in step", replica, group=group)
-        names = dict(discover("127.0.0.1", portal))
+            self.serve.wait_status(in_step, f"{group} in step", self.replica, group=group)
+
+
+def test_one_file_configures_several_groups_of_several_volumes(place: Path) -> None:
+    pair = ConfiguredPair(place)
+    with pair.in_step() as (serve, replica):
+        names = dict(discover("127.0.0.1", pair.portal))
         assert set(names) == {
             "iqn.2026-01.io.github.pratima:db",
             "iqn.2026-01.org.example.store:files",
@@ -303,17 +321,10 @@ def greet(port: int, group: str, attempt: int) -> ToSource:
 
 
 def test_greetings_of_strangers_take_no_session_away(place: Path) -> None:
-    portal, port = ports(1), ports(3)
-    serve = Configured("serve", serve_file(place, portal, port), place)
-    replica = Configured("replica", replica_file(place, port), place)
-    with serve, replica:
-        replica.launch()
-        serve.start()
-        replica.wait_answers()
-        for group in ("db", "files"):
-            serve.wait_status(in_step, f"{group} in step", replica, group=group)
+    pair = ConfiguredPair(place)
+    with pair.in_step() as (serve, _):
         for number in range(limits.CONNECTIONS_MAX + 1):
-            answer = greet(port, "files", number)
+            answer = greet(pair.port, "files", number)
             assert isinstance(answer, Refused) and answer.rule == "group"
         # What a primary asks for inside its session is answered: only so can a volume grow.
         ran = pratima(
